@@ -98,7 +98,7 @@ def load_settings(
     path = Path(file) if file else None
     stored = _from_file(path, profile) if path and path.exists() else {}
     env = _from_environment(os.environ if environ is None else environ)
-    origin = {k: f"{path} [{profile}]" for k in stored} | {k: f"environment {PREFIX}{k.upper()}" for k in env}
+    origin = dict.fromkeys(stored, f"{path} [{profile}]") | {k: f"environment {PREFIX}{k.upper()}" for k in env}
     values: dict[str, Any] = {**stored, **env}
     try:
         return Settings(**values)
