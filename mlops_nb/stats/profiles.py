@@ -17,20 +17,18 @@ from numpy.typing import NDArray
 
 from ..core.errors import InputError
 from ..core.files import read_json, write_json
+from ..data.values import NULL, NULL_DAYS
 
 # %% auto #0
-__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'NULL', 'NULL_DAY', 'CUTS', 'LEVEL_BYTES', 'NEW_LEVELS', 'KINDS',
-           'ColumnProfile', 'KindedColumn', 'HasColumns', 'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers',
-           'LevelProfile', 'profile_levels', 'count_levels', 'Profile', 'count_like', 'build_profile', 'save_profile',
-           'load_profile']
+__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'CUTS', 'LEVEL_BYTES', 'NEW_LEVELS', 'KINDS', 'ColumnProfile', 'KindedColumn',
+           'HasColumns', 'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers', 'LevelProfile',
+           'profile_levels', 'count_levels', 'Profile', 'count_like', 'build_profile', 'save_profile', 'load_profile']
 
 # %% ../../nbs/16_stats.profiles.ipynb #types
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
 AnyArray = NDArray[Any]
 
-NULL = "__null__"
-NULL_DAY = np.iinfo(np.int64).min
 CUTS = 2_000  # cut points of a number column: 40 kB
 LEVEL_BYTES = 40_000  # room for the names and counts of levels
 NEW_LEVELS = 1_000  # levels a window may add before they are pooled
@@ -58,7 +56,7 @@ def as_numbers(
 ) -> FloatArray:  # float32, NaN for null
     "The numbers whose distribution is profiled: values, days, or lengths of text."
     if values.dtype.kind in "iu":
-        return np.where(values == NULL_DAY, np.nan, values).astype(np.float32)
+        return np.where(values == NULL_DAYS, np.nan, values).astype(np.float32)
     if values.dtype.kind in "OU":
         return np.array([np.nan if v == NULL else len(v) for v in values], np.float32)
     return values.astype(np.float32, copy=False)
@@ -265,7 +263,7 @@ def _period(
     days: IntArray | None,
 ) -> tuple[int, int] | None:
     "First and last day."
-    known = days[days != NULL_DAY] if days is not None else np.empty(0, np.int64)
+    known = days[days != NULL_DAYS] if days is not None else np.empty(0, np.int64)
     return (int(known.min()), int(known.max())) if len(known) else None
 
 # %% ../../nbs/16_stats.profiles.ipynb #build-profile
