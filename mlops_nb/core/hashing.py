@@ -17,12 +17,27 @@ from .files import plain
 # %% auto #0
 __all__ = ['canonical', 'sha256_bytes', 'sha256_object', 'sha256_file', 'sha256_folder']
 
+# %% ../../nbs/03_core.hashing.ipynb #doubles
+def _as_doubles(
+    obj: Any,  # What `plain` gives
+) -> Any:  # The same, with integers beyond 2^53 as the doubles they are
+    "Integers as RFC 8785 reads them; raises `InputError` for one that a double cannot hold."
+    if isinstance(obj, dict):
+        return {k: _as_doubles(v) for k, v in obj.items()}
+    if isinstance(obj, list):
+        return [_as_doubles(v) for v in obj]
+    if isinstance(obj, int) and not isinstance(obj, bool) and abs(obj) >= 2**53:
+        if int(float(obj)) != obj:
+            raise InputError(f"the integer {obj} does not fit a JSON number", fix="write it as text")
+        return float(obj)
+    return obj
+
 # %% ../../nbs/03_core.hashing.ipynb #canonical
 def canonical(
     obj: Any,  # What `core.files.plain` accepts
 ) -> bytes:  # RFC 8785 form
     "The one byte form of a JSON object."
-    return rfc8785.dumps(plain(obj))
+    return rfc8785.dumps(_as_doubles(plain(obj)))
 
 
 def sha256_bytes(

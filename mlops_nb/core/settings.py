@@ -39,9 +39,38 @@ class LabSettings(BaseModel):
 class Settings(LabSettings):
     "Every setting of the suite, with its default."
 
-    serve_host: str = "127.0.0.1"
-    serve_port: int = Field(default=8080, ge=0, le=65535)
-    serve_workers: int = Field(default=1, ge=1, le=64)
+    serve_host: str = "127.0.0.1"  # beyond loopback only with authentication
+    serve_port: int = Field(default=8080, ge=0, le=65535)  # 0: any free port
+    serve_workers: int = Field(default=1, ge=1, le=64)  # processes on the one port
+    serve_drain_s: float = Field(default=0.0, ge=0)  # between "not ready" and closing, for load balancers
+    serve_tls_cert: str = ""  # PEM files
+    serve_tls_key: str = ""
+    serve_keys_file: str = ""  # hashed API keys and their roles; empty: no keys
+    serve_jwt_key_file: str = ""  # public key, or shared secret, that verifies tokens; empty: no tokens
+    serve_jwt_algorithms: str = "RS256 ES256 EdDSA"
+    serve_jwt_audience: str = ""
+    serve_jwt_issuer: str = ""
+    serve_rate_per_s: float = Field(default=0.0, ge=0)  # requests a client may send; 0: no limit
+    serve_rate_burst: int = Field(default=100, ge=1)  # requests a client may send at once
+    serve_body_limit_bytes: int = Field(default=8 * 2**20, ge=1024)
+    serve_body_timeout_s: float = Field(default=10.0, gt=0)
+    serve_rows_limit: int = Field(default=10_000, ge=1)  # rows of one request
+    serve_deadline_ms: float = Field(default=2000.0, gt=0)  # of a request that brings none
+    serve_model_timeout_ms: float = Field(default=500.0, gt=0)  # a batch that runs longer is ended
+    serve_queue_ms: float = Field(default=1000.0, gt=0)  # work that may wait
+    serve_batch_rows: int = Field(default=256, ge=1, le=4096)  # hard limit; the limit itself is learnt at load
+    serve_lane: Literal["auto", "inline", "thread"] = "auto"
+    serve_threads: int = Field(default=1, ge=1, le=256)  # inside one operator of the graph
+    serve_providers: str = "CPUExecutionProvider"  # onnxruntime execution providers, in order
+    serve_overload: Literal["refuse", "lite", "rule"] = "lite"  # what answers when there is no time
+    serve_log: Literal["best_effort", "audit", "off"] = "best_effort"  # audit: an answer waits for its record
+    serve_log_seal_s: float = Field(default=60.0, gt=0)  # age at which a part of the log is sealed
+    serve_log_seal_rows: int = Field(default=50_000, ge=1)
+    serve_log_queue_rows: int = Field(default=100_000, ge=1)  # beyond this, records are dropped and counted
+    serve_log_keep_days: int = Field(default=0, ge=0)  # older days are removed; 0: kept
+    serve_log_redact: str = ""  # columns whose values are never logged
+    serve_basis: Literal["measured", "simulated"] = "measured"  # written into every record
+    serve_price_cpu_hour: float = Field(default=0.0, ge=0)  # for the cost per 1,000 predictions; 0: not shown
 
 # %% ../../nbs/01_core.settings.ipynb #environ
 PREFIX = "MLOPS_NB_"

@@ -1,0 +1,30 @@
+"Fixtures that several tests share."
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    "Run the real command line; the answer holds the exit code and both streams."
+
+    def run(
+        *arguments: object, cwd: Path | None = None, timeout_s: float = 300, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        command = [str(BIN / "mlops-nb"), *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+    return run
