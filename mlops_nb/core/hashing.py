@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def _as_doubles(
     if isinstance(obj, list):
         return [_as_doubles(v) for v in obj]
     if isinstance(obj, int) and not isinstance(obj, bool) and abs(obj) >= 2**53:
-        if int(float(obj)) != obj:
+        if obj not in (int(float(obj)), int(Decimal(repr(float(obj))))):  # exact, or a double's shortest digits
             raise InputError(f"the integer {obj} does not fit a JSON number", fix="write it as text")
         return float(obj)
     return obj
