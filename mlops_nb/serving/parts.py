@@ -10,6 +10,7 @@ import fcntl
 import io
 import os
 import secrets
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from ..core.files import atomic_write
 
 # %% auto #0
 __all__ = ['to_frame', 'from_frames', 'WriteAhead', 'part_name', 'day_of', 'split_days', 'PartWriter', 'write_part', 'recover',
-           'read_parts']
+           'prune', 'read_parts']
 
 # %% ../../nbs/43a_serving.parts.ipynb #frames
 _HEAD = struct.Struct("<II")
@@ -110,10 +111,11 @@ def day_of(
 
 
 def split_days(
-    table: pa.Table,  # With a `time` column in microseconds
+    table: pa.Table,
+    by: str = "time",  # Its column of moments, in microseconds
 ) -> Iterator[tuple[date, pa.Table]]:
     "Consecutive rows of one day."
-    times = table["time"].cast(pa.int64()).to_pylist()
+    times = table[by].cast(pa.int64()).to_pylist()
     days = [t // 86_400_000_000 for t in times]
     start = 0
     for i in range(1, len(days) + 1):
@@ -131,8 +133,9 @@ class PartWriter:
         worker: str = "0",  # Which worker process
         *,
         safe: bool = False,  # Whether every record goes to disk before `add` returns
+        by: str = "time",  # Column that names a record's day
     ) -> None:
-        self.folder, self._safe = Path(folder), safe
+        self.folder, self._safe, self._by = Path(folder), safe, by
         self._worker = f"{worker}.{secrets.token_hex(3)}"
         self._sequence = self.rows = 0
         self._tables: list[pa.Table] = []
@@ -141,10 +144,10 @@ class PartWriter:
 
     def add(
         self,
-        table: pa.Table,  # With a `time` column
+        table: pa.Table,
     ) -> None:
         "Keep records for the next part."
-        for day, rows in split_days(table):
+        for day, rows in split_days(table, self._by):
             if self._day not in (None, day):
                 self.seal()
             self._day = day
@@ -206,6 +209,17 @@ def _part_of(
 ) -> Path:
     "The part with the numbers of a write-ahead file."
     return ahead.with_name(ahead.name.replace(".ahead-", "part-", 1) + ".parquet")
+
+# %% ../../nbs/43a_serving.parts.ipynb #prune
+def prune(
+    folder: str | Path,
+    before: date,  # Days before this one go
+) -> int:  # Days removed
+    "Remove whole days that are too old."
+    old = [d for d in Path(folder).glob("day=*") if date.fromisoformat(d.name.removeprefix("day=")) < before]
+    for day in old:
+        shutil.rmtree(day, ignore_errors=True)
+    return len(old)
 
 # %% ../../nbs/43a_serving.parts.ipynb #read
 def read_parts(
