@@ -20,14 +20,16 @@ from ..core.files import read_json, write_json
 from ..data.values import NULL, NULL_DAYS
 
 # %% auto #0
-__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'CUTS', 'LEVEL_BYTES', 'NEW_LEVELS', 'KINDS', 'ColumnProfile', 'KindedColumn',
-           'HasColumns', 'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers', 'LevelProfile',
-           'profile_levels', 'count_levels', 'Profile', 'count_like', 'build_profile', 'save_profile', 'load_profile']
+__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'Encoded', 'CUTS', 'LEVEL_BYTES', 'NEW_LEVELS', 'KINDS', 'ColumnProfile',
+           'KindedColumn', 'HasColumns', 'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers', 'LevelProfile',
+           'profile_levels', 'count_levels', 'Profile', 'count_like', 'build_column', 'build_profile', 'common_design',
+           'save_profile', 'load_profile']
 
 # %% ../../nbs/16_stats.profiles.ipynb #types
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.int64]
 AnyArray = NDArray[Any]
+Encoded = AnyArray | Mapping[str, int]  # one column as the contract encodes it; levels may come counted already
 
 CUTS = 2_000  # cut points of a number column: 40 kB
 LEVEL_BYTES = 40_000  # room for the names and counts of levels
@@ -190,12 +192,12 @@ def profile_levels(
 
 
 def count_levels(
-    values: AnyArray,  # One encoded column
+    values: Encoded,  # One encoded column, or its rows per level
     like: LevelProfile | None = None,
     kind: str = "category",
 ) -> LevelProfile:
     "Profile a category or boolean column."
-    return profile_levels(Counter(values.tolist()), like, kind)
+    return profile_levels(values if isinstance(values, Mapping) else Counter(values.tolist()), like, kind)
 
 # %% ../../nbs/16_stats.profiles.ipynb #profile
 ColumnProfile = NumberProfile | LevelProfile
@@ -208,15 +210,16 @@ class Profile:
     columns: Mapping[str, ColumnProfile]
     rows: int
     period: tuple[int, int] | None = None  # first and last day, when the rows have a time
+    ignored: tuple[str, ...] = ()  # columns of the table that are not compared, the one with the time first
 
     def count(
         self,
-        columns: Mapping[str, AnyArray],  # Encoded columns of a window or of a piece of one
+        columns: Mapping[str, Encoded],  # Columns of a window or of a piece of one
         days: IntArray | None = None,  # Their times
     ) -> Profile:  # Comparable to this one, and to be added to others so made
         "Profile a window at the cut points and levels of this reference; columns it lacks are left out."
         found = {name: count_like(columns[name], p) for name, p in self.columns.items() if name in columns}
-        return Profile(found, _row_count(columns), _period(days))
+        return Profile(found, _row_count(columns), _period(days), self.ignored)
 
     def merge(
         self,
@@ -242,18 +245,29 @@ class Profile:
 
 # %% ../../nbs/16_stats.profiles.ipynb #build
 def count_like(
-    values: AnyArray,  # One encoded column
+    values: Encoded,
     like: ColumnProfile,
 ) -> ColumnProfile:
     "Profile a window's column as its reference was."
-    return count_numbers(values, like) if isinstance(like, NumberProfile) else count_levels(values, like)
+    if isinstance(like, LevelProfile):
+        return count_levels(values, like)
+    return count_numbers(_array(values), like)
+
+
+def _array(
+    values: Encoded,
+) -> AnyArray:
+    "A column that must not come as counts; raises `InputError`."
+    if isinstance(values, Mapping):
+        raise InputError("counts of levels for a column of numbers")
+    return values
 
 
 def _row_count(
-    columns: Mapping[str, AnyArray],
+    columns: Mapping[str, Encoded],
 ) -> int:
     "Rows of the columns; raises `InputError` when they differ in length."
-    lengths = {len(values) for values in columns.values()}
+    lengths = {sum(v.values()) if isinstance(v, Mapping) else len(v) for v in columns.values()}
     if len(lengths) > 1:
         raise InputError(f"columns of different lengths: {sorted(lengths)}")
     return lengths.pop() if lengths else 0
@@ -267,17 +281,24 @@ def _period(
     return (int(known.min()), int(known.max())) if len(known) else None
 
 # %% ../../nbs/16_stats.profiles.ipynb #build-profile
+def build_column(
+    values: Encoded,
+    kind: str,  # The contract's
+) -> ColumnProfile:
+    "Profile a reference's column."
+    if KINDS[kind] == "level":
+        return count_levels(values, kind=kind)
+    return count_numbers(_array(values), kind=kind)
+
+
 def build_profile(
-    columns: Mapping[str, AnyArray],  # Columns as `contract.encode` gives them
+    columns: Mapping[str, Encoded],  # Columns as `contract.encode` gives them
     contract: HasColumns,  # Names and kinds
     days: IntArray | None = None,  # Times of the rows, in days since 1970
 ) -> Profile:
-    "The reference profile of a table; columns without a single value are left out."
-    built: dict[str, ColumnProfile] = {}
-    for column in contract.columns:
-        count = count_numbers if KINDS[column.kind] == "number" else count_levels
-        built[column.name] = count(columns[column.name], kind=column.kind)
-    return Profile({name: p for name, p in built.items() if p.valued}, _row_count(columns), _period(days))
+    "The reference profile of a table."
+    built = {c.name: build_column(columns[c.name], c.kind) for c in contract.columns}
+    return Profile(built, _row_count(columns), _period(days))
 
 # %% ../../nbs/16_stats.profiles.ipynb #merge
 def _lowest(values: Iterable[float | None]) -> float | None:
@@ -335,7 +356,44 @@ def _merge_two(
     "Rows of both; columns that one of them lacks are left out."
     days = [day for period in (a.period, b.period) if period for day in period]
     shared = {name: _merge_columns(name, p, b.columns[name]) for name, p in a.columns.items() if name in b.columns}
-    return Profile(shared, a.rows + b.rows, (min(days), max(days)) if days else None)
+    return Profile(shared, a.rows + b.rows, (min(days), max(days)) if days else None, a.ignored)
+
+# %% ../../nbs/16_stats.profiles.ipynb #sketch
+def _pooled_cuts(
+    pieces: Sequence[NumberProfile],
+) -> tuple[NDArray[np.float32], bool]:
+    "Cut points at equal steps of rank over all pieces."
+    values = np.concatenate([p.cuts for p in pieces])
+    weights = np.concatenate([np.diff(p.upto, prepend=0) for p in pieces])
+    cuts = np.unique(values)
+    if len(cuts) <= CUTS and all(p.exact for p in pieces):
+        return cuts, True
+    order = np.argsort(values, kind="stable")
+    ranks = np.cumsum(weights[order])
+    places = np.searchsorted(ranks, np.linspace(1, ranks[-1], CUTS).round())
+    return np.unique(values[order][places]), False
+
+
+def _common(
+    pieces: Sequence[ColumnProfile],
+) -> ColumnProfile:
+    "What the pieces of one column can all be counted at."
+    first = pieces[0]
+    if isinstance(first, LevelProfile):
+        levels = [p for p in pieces if isinstance(p, LevelProfile)]
+        total: Counter[str] = sum((Counter(p.counts) for p in levels), Counter())
+        kept = _that_fit(total)
+        return LevelProfile(kept, total.total() - sum(kept.values()) + sum(p.rest for p in levels), 0, first.kind)
+    cuts, exact = _pooled_cuts([p for p in pieces if isinstance(p, NumberProfile)])
+    return replace(first, cuts=cuts, exact=exact)
+
+
+def common_design(
+    pieces: Sequence[Profile],  # Each built on its own
+) -> Profile:  # Whose `count` profiles every piece; its own counts mean nothing
+    "Cut points and levels for data that comes in pieces."
+    columns = {name: _common([p.columns[name] for p in pieces]) for name in pieces[0].columns}
+    return replace(pieces[0], columns=columns)
 
 # %% ../../nbs/16_stats.profiles.ipynb #save
 _CUT = np.dtype([("cut", "<f4"), ("upto", "<i8"), ("below", "<i8")])
@@ -369,14 +427,21 @@ def _cut_rows(
     return rows
 
 
+def _document(
+    profile: Profile,
+) -> dict[str, Any]:
+    "The JSON file."
+    headers = [_header(name, p) for name, p in profile.columns.items()]
+    return {"v": 1, "rows": profile.rows, "period": profile.period, "ignored": profile.ignored, "columns": headers}
+
+
 def save_profile(
     profile: Profile,
     folder: str | Path,  # Made when missing
 ) -> Path:  # The folder
     "Write a profile as `profile.json` and `cuts.npy`."
     target = Path(folder)
-    headers = [_header(name, p) for name, p in profile.columns.items()]
-    write_json(target / "profile.json", {"v": 1, "rows": profile.rows, "period": profile.period, "columns": headers})
+    write_json(target / "profile.json", _document(profile))
     cuts = [_cut_rows(p) for p in profile.columns.values() if isinstance(p, NumberProfile)]
     np.save(target / "cuts.npy", np.concatenate(cuts) if cuts else np.empty(0, _CUT), allow_pickle=False)
     return target
@@ -406,6 +471,7 @@ def load_profile(
             raise ValueError("cuts.npy does not fit profile.json")
         parts = np.split(cuts, ends)
         columns = {h["name"]: _read_column(h, rows) for h, rows in zip(doc["columns"], parts, strict=False)}
-        return Profile(columns, doc["rows"], tuple(doc["period"]) if doc["period"] else None)
+        period = (int(doc["period"][0]), int(doc["period"][1])) if doc["period"] else None
+        return Profile(columns, int(doc["rows"]), period, tuple(doc["ignored"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as e:
         raise InputError(f"not a reference profile: {e}", where=str(source), fix="build it again") from None
