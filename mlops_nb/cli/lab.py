@@ -15,8 +15,8 @@ from ..core.errors import InputError, require
 from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
-__all__ = ['Dir', 'AsJson', 'Lang', 'lab', 'charter_app', 'init', 'run', 'data', 'charter_freeze', 'poc', 'trial', 'gate',
-           'monitor', 'report']
+__all__ = ['Dir', 'AsJson', 'Lang', 'lab', 'charter_app', 'init', 'run', 'stage_of', 'show_facts', 'data', 'charter_freeze',
+           'poc', 'trial', 'gate', 'monitor', 'report']
 
 # %% ../../nbs/92_cli.lab.ipynb #types
 Dir = Annotated[Path, typer.Argument(help="The workspace's folder.", show_default=False)]
@@ -82,7 +82,7 @@ def run(
     raise typer.Exit(outcome.exit_code)
 
 # %% ../../nbs/92_cli.lab.ipynb #stage
-def _stage(
+def stage_of(
     folder: Path,
     name: str,
 ) -> Workspace:
@@ -95,7 +95,7 @@ def _stage(
     return ws
 
 
-def _facts(
+def show_facts(
     ws: Workspace,
     stage: str,
     as_json: bool,
@@ -119,7 +119,7 @@ def _facts(
 @lab.command()
 def data(folder: Dir, as_json: AsJson = False) -> None:
     """Check the table against the contract, split it once, take the snapshot. Example: mlops-nb data churn"""
-    _facts(_stage(folder, "data"), "data", as_json)
+    show_facts(stage_of(folder, "data"), "data", as_json)
 
 
 @charter_app.command("freeze")
@@ -134,13 +134,13 @@ def charter_freeze(folder: Dir) -> None:
 @lab.command()
 def poc(folder: Dir, as_json: AsJson = False) -> None:
     """Run the PoC notebook, once a seed. Example: mlops-nb poc churn"""
-    _facts(_stage(folder, "poc"), "poc", as_json)
+    show_facts(stage_of(folder, "poc"), "poc", as_json)
 
 # %% ../../nbs/92_cli.lab.ipynb #stage-commands-b
 @lab.command()
 def trial(folder: Dir, as_json: AsJson = False) -> None:
     """Try the candidate on the real server. Example: mlops-nb trial churn"""
-    _facts(_stage(folder, "trial"), "trial", as_json)
+    show_facts(stage_of(folder, "trial"), "trial", as_json)
 
 
 @lab.command()
@@ -149,7 +149,7 @@ def gate(folder: Dir, as_json: AsJson = False) -> None:
     from mlops_nb.core.files import read_json
     from mlops_nb.core.messages import Message, text
 
-    decision = read_json(_stage(folder, "gate").decision_file)
+    decision = read_json(stage_of(folder, "gate").decision_file)
     if as_json:
         return say_json(decision)
     say(text("state." + decision["decision"]).upper())
@@ -161,7 +161,7 @@ def gate(folder: Dir, as_json: AsJson = False) -> None:
 @lab.command()
 def monitor(folder: Dir, as_json: AsJson = False) -> None:
     """Compare the production windows with the reference. Example: mlops-nb monitor churn"""
-    _facts(_stage(folder, "monitor"), "monitor", as_json)
+    show_facts(stage_of(folder, "monitor"), "monitor", as_json)
 
 # %% ../../nbs/92_cli.lab.ipynb #report
 @lab.command()
@@ -169,7 +169,7 @@ def report(
     kind: Annotated[str, typer.Argument(help="audit, drift or roi", show_default=False)],
     folder: Dir,
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter of the template.")
+        list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the template.")
     ] = None,
     lang: Lang = "",
 ) -> None:

@@ -5,6 +5,7 @@
 # %% ../../nbs/83_lifecycle.run.ipynb #imports
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +17,14 @@ from filelock import FileLock, Timeout
 
 from ..charter import load_frozen
 from ..core.errors import InputError
-from ..core.files import read_json
+from ..core.files import read_json, write_json
 from ..core.workspace import Workspace, stage_evidence
 from ..ledger import Ledger
 from .pipeline import data_file, dvc, init_pipeline, reproduce, stale_stages
 from .stages import AFTER_DECISION, BEFORE_DECISION, STAGES, Stage, check_charter, record_stage
 
 # %% auto #0
-__all__ = ['Listener', 'POSITIVE', 'Step', 'Outcome', 'report_language', 'run_lifecycle']
+__all__ = ['Listener', 'POSITIVE', 'Step', 'step_file', 'Outcome', 'report_language', 'run_lifecycle']
 
 # %% ../../nbs/83_lifecycle.run.ipynb #progress
 @dataclass(frozen=True)
@@ -38,17 +39,26 @@ class Step:
 Listener = Callable[[Step], None]
 
 
+def step_file(
+    ws: Workspace,
+) -> Path:
+    "Where a run says which step it is at, for whoever looks from outside."
+    return ws.state / "step.json"
+
+
 def _silent(step: Step) -> None:
     "Listen to nothing."
 
 
 @contextmanager
 def _timed(
+    ws: Workspace,
     name: str,
     listen: Listener,
 ) -> Iterator[None]:
     "Tell when a step begins and how it ends."
     began = time.monotonic()
+    write_json(step_file(ws), {"step": name, "pid": os.getpid()})
     listen(Step(name, "started"))
     try:
         yield
@@ -106,7 +116,7 @@ def _run_stages(
     "Bring some stages up to date, in order."
     for stage in stages:
         if stage.name in stale:
-            with _timed(stage.name, listen):
+            with _timed(ws, stage.name, listen):
                 _run_stage(ws, stage)
             stale = frozenset(s.name for s in STAGES)
         else:
@@ -132,7 +142,7 @@ def _register(
         return listen(Step("register", "skipped"))
     from mlops_nb.registry import register
 
-    with _timed("register", listen):
+    with _timed(ws, "register", listen):
         version = register(ws)
         candidate = stage_evidence(ws, "export").data["candidate"]["id"]
         Ledger(ws.ledger_file).append("version.moved", candidate, {"to": "staging", "version": str(version.version)})
@@ -152,7 +162,7 @@ def _report(
     for kind in kinds:
         page = current_report(ws, kind, lang)
         if page is None:
-            with _timed(f"report {kind}", listen):
+            with _timed(ws, f"report {kind}", listen):
                 page = run_report(ws, kind, lang=lang)
         else:
             listen(Step(f"report {kind}", "skipped"))
