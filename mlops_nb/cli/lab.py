@@ -66,7 +66,9 @@ def run(
 ) -> None:
     """The lifecycle to the end; what is up to date is skipped.
 
-    Ends with 0 for go and conditional, 1 for no-go and not assessed. Example: mlops-nb run churn
+    Ends with 0 for go and conditional, 1 for no-go and not assessed.
+
+    Example: mlops-nb run churn
     """
     require("dvc", "lab")
     from rich.console import Console
@@ -118,13 +120,19 @@ def show_facts(
 # %% ../../nbs/92_cli.lab.ipynb #stage-commands-a
 @lab.command()
 def data(folder: Dir, as_json: AsJson = False) -> None:
-    """Check the table against the contract, split it once, take the snapshot. Example: mlops-nb data churn"""
+    """Check the table against the contract, split it once, take the snapshot.
+
+    Example: mlops-nb data churn
+    """
     show_facts(stage_of(folder, "data"), "data", as_json)
 
 
 @charter_app.command("freeze")
 def charter_freeze(folder: Dir) -> None:
-    """Freeze the charter: the promises no longer move. Example: mlops-nb charter freeze churn"""
+    """Freeze the charter: the promises no longer move.
+
+    Example: mlops-nb charter freeze churn
+    """
     from mlops_nb.charter import freeze
 
     frozen = freeze(open_workspace(folder))
@@ -133,19 +141,28 @@ def charter_freeze(folder: Dir) -> None:
 
 @lab.command()
 def poc(folder: Dir, as_json: AsJson = False) -> None:
-    """Run the PoC notebook, once a seed. Example: mlops-nb poc churn"""
+    """Run the PoC notebook, once a seed.
+
+    Example: mlops-nb poc churn
+    """
     show_facts(stage_of(folder, "poc"), "poc", as_json)
 
 # %% ../../nbs/92_cli.lab.ipynb #stage-commands-b
 @lab.command()
 def trial(folder: Dir, as_json: AsJson = False) -> None:
-    """Try the candidate on the real server. Example: mlops-nb trial churn"""
+    """Try the candidate on the real server.
+
+    Example: mlops-nb trial churn
+    """
     show_facts(stage_of(folder, "trial"), "trial", as_json)
 
 
 @lab.command()
 def gate(folder: Dir, as_json: AsJson = False) -> None:
-    """Decide: go, conditional, no-go or not assessed. Example: mlops-nb gate churn"""
+    """Decide: go, conditional, no-go or not assessed.
+
+    Example: mlops-nb gate churn
+    """
     from mlops_nb.core.files import read_json
     from mlops_nb.core.messages import Message, text
 
@@ -160,7 +177,10 @@ def gate(folder: Dir, as_json: AsJson = False) -> None:
 
 @lab.command()
 def monitor(folder: Dir, as_json: AsJson = False) -> None:
-    """Compare the production windows with the reference. Example: mlops-nb monitor churn"""
+    """Compare the production windows with the reference.
+
+    Example: mlops-nb monitor churn
+    """
     show_facts(stage_of(folder, "monitor"), "monitor", as_json)
 
 # %% ../../nbs/92_cli.lab.ipynb #report
@@ -173,11 +193,13 @@ def report(
     ] = None,
     lang: Lang = "",
 ) -> None:
-    """Run a report notebook and render it as one page. Example: mlops-nb report audit churn --lang fr"""
-    require("papermill", "lab")
-    from mlops_nb.reporting.runner import run_report
+    """Run a report notebook and render it as one page.
 
+    Example: mlops-nb report audit churn --lang fr
+    """
+    require("papermill", "lab")
     from mlops_nb.lifecycle.run import report_language
+    from mlops_nb.reporting.runner import run_report
 
     ws = open_workspace(folder)
     given = dict(_parameter(p) for p in parameter or [])

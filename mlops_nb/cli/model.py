@@ -29,7 +29,9 @@ def inspect(
 ) -> None:
     """Readiness findings of a notebook or script, data leakage included; nothing is run.
 
-    Ends with 0 when there is no finding and 1 when there are some. Example: mlops-nb inspect poc.ipynb --json
+    Ends with 0 when there is no finding and 1 when there are some.
+
+    Example: mlops-nb inspect poc.ipynb --json
     """
     from mlops_nb.refactor.inspection import inspect_file
 
@@ -47,7 +49,10 @@ def refactor(
     out: Annotated[Path, typer.Option(help="Folder for the package.")],
     name: Annotated[str, typer.Option(help="Name of the package; default: the notebook's.")] = "",
 ) -> None:
-    """Move the marked cells of a notebook into a module with tests. Example: mlops-nb refactor poc.ipynb --out src"""
+    """Move the marked cells of a notebook into a module with tests.
+
+    Example: mlops-nb refactor poc.ipynb --out src
+    """
     require("ruff", "lab")
     from mlops_nb.refactor.extraction import refactor_notebook
 
@@ -64,7 +69,10 @@ def export(
     out: Annotated[Path | None, typer.Option(help="The new bundle's folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The candidate bundle with its parity proof. Example: mlops-nb export churn"""
+    """The candidate bundle with its parity proof.
+
+    Example: mlops-nb export churn
+    """
     require("skl2onnx", "lab")
     if folder and not onnx:
         return show_facts(stage_of(folder, "export"), "export", as_json)
@@ -83,7 +91,10 @@ def score(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """The scorecard: eight criteria, each with value, interval and evidence. Example: mlops-nb score churn"""
+    """The scorecard: eight criteria, each with value, interval and evidence.
+
+    Example: mlops-nb score churn
+    """
     show_facts(stage_of(folder, "score"), "score", as_json)
 
 
@@ -96,7 +107,10 @@ def approve(
         bool, typer.Option("--new-key", help="Make a key pair for NAME and print the public key.")
     ] = False,
 ) -> None:
-    """Sign the decision of a workspace. Example: mlops-nb approve churn --name 'A. Martin'"""
+    """Sign the decision of a workspace.
+
+    Example: mlops-nb approve churn --name 'A. Martin'
+    """
     from mlops_nb.poc.approval import approve_decision, new_key_pair
 
     if not name:

@@ -33,7 +33,10 @@ def serve(
     log_dir: Annotated[Path | None, typer.Option(help="Folder of the prediction log; default: none is kept.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the routing state.")] = None,
 ) -> None:
-    """The production server. Example: mlops-nb serve bundles/churn-0123456789ab --port 8080"""
+    """The production server.
+
+    Example: mlops-nb serve bundles/churn-0123456789ab --port 8080
+    """
     from mlops_nb.serving.server import serve as run_server
 
     from mlops_nb.core.settings import load_settings
@@ -95,7 +98,9 @@ def verify(
 ) -> None:
     """Recompute every hash and signature behind something; offline.
 
-    Ends with 0 when all fits, 1 when something does not, 3 when evidence is absent. Example: mlops-nb verify churn
+    Ends with 0 when all fits, 1 when something does not, 3 when evidence is absent.
+
+    Example: mlops-nb verify churn
     """
     kind = _verifier(path)
     if kind == "report":

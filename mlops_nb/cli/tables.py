@@ -46,7 +46,9 @@ def drift(
 ) -> None:
     """Whether one table differs from another, with a stated false-alarm rate.
 
-    Ends with 0 stable, 1 drift, 3 inconclusive. Example: mlops-nb drift --reference a.csv --current b.csv --json
+    Ends with 0 stable, 1 drift, 3 inconclusive.
+
+    Example: mlops-nb drift --reference a.csv --current b.csv --json
     """
     from mlops_nb.monitoring.drift import drift_files
 
@@ -65,7 +67,10 @@ def roi(
     costs: Annotated[Path | None, typer.Option(help="month, item, amount, currency, basis")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The value of a model: of a workspace, or of two plain files. Example: mlops-nb roi --outcomes o.csv --costs c.csv"""
+    """The value of a model: of a workspace, or of two plain files.
+
+    Example: mlops-nb roi --outcomes o.csv --costs c.csv
+    """
     require("scipy", "lab")
     if folder and not (outcomes or costs):
         return show_facts(stage_of(folder, "value"), "value", as_json)
