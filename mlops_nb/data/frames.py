@@ -18,8 +18,8 @@ from .contract import Contract, Target, no_such
 from .values import NULL, as_array, as_text, is_null, moments, numbers, spellings, texts
 
 # %% auto #0
-__all__ = ['settle_number', 'settle_moments', 'settle_target', 'labels', 'conform', 'settle_time', 'losses', 'encode_frame',
-           'rows']
+__all__ = ['settle_number', 'class_counts', 'distinct_texts', 'settle_moments', 'settle_target', 'labels', 'conform',
+           'settle_time', 'losses', 'encode_frame', 'rows']
 
 # %% ../../nbs/11a_data.frames.ipynb #typing
 if TYPE_CHECKING:
@@ -58,6 +58,27 @@ def settle_number(
     found[np.isinf(found)] = np.nan
     whole = integer and bool(np.isfinite(found).all()) and bool((found == np.floor(found)).all())
     return found.astype(np.int64) if whole else found
+
+# %% ../../nbs/11a_data.frames.ipynb #distinct
+def class_counts(
+    series: pd.Series[Any],  # As read
+) -> dict[str, int]:  # Rows by text, in the order of the texts; nulls are not counted
+    "How many rows hold each text."
+    codes, distinct = _factorize(series)
+    rows = np.bincount(codes % len(distinct), minlength=len(distinct))
+    counts: dict[str, int] = {}
+    for name, n in zip(texts(distinct, spellings([])), rows.tolist(), strict=True):
+        if name != NULL:
+            counts[name] = counts.get(name, 0) + n
+    return dict(sorted(counts.items()))
+
+
+def distinct_texts(
+    series: pd.Series[Any],
+) -> tuple[list[str], int]:  # Sorted; rows that hold one
+    "The distinct texts of a column."
+    counts = class_counts(series)
+    return list(counts), sum(counts.values())
 
 # %% ../../nbs/11a_data.frames.ipynb #moments
 def settle_moments(
