@@ -392,7 +392,8 @@ itself, and the model that is exported later has to repeat them exactly.""",
 folder.mkdir(parents=True, exist_ok=True)
 $predictions
 predictions.to_parquet(folder / "predictions.parquet", index=False)
-(folder / "metrics.json").write_text(json.dumps({"_".join(k): v for k, v in results.to_dict().items()}, indent=1))
+(folder / "metrics.json").write_text(json.dumps({".".join(k): v for k, v in results.to_dict().items()}, indent=1))
+(folder / "parameters.json").write_text(json.dumps(model["model"].get_params(), indent=1, default=str))
 predictions.head()""",
     ),
 )
