@@ -41,6 +41,8 @@ def init(
     example: Annotated[str, typer.Option(help="A real table that comes with the suite: churn or flights.")] = "",
     data: Annotated[Path | None, typer.Option(help="Your table, CSV or Parquet.")] = None,
     target: Annotated[str, typer.Option(help="The column to predict.")] = "",
+    task: Annotated[str, typer.Option(help="binary, multiclass or regression; default: judged from the column.")] = "",
+    positive: Annotated[str, typer.Option(help="The class that matters.")] = "",
     time: Annotated[str, typer.Option(help="The column that orders the rows.")] = "",
     unit_id: Annotated[str, typer.Option(help="The column that names the unit, such as a customer.")] = "",
 ) -> None:
@@ -55,7 +57,8 @@ def init(
         raise InputError("say where the table comes from", fix="use --data FILE --target COL, or --example churn")
     if data and not target:
         raise InputError("which column is to be predicted?", where="--target", fix="add --target COL")
-    ws = init_from_file(folder, data, target, time=time, unit_id=unit_id) if data else init_example(folder, example)
+    asked = {"task": task, "positive": positive, "time": time, "unit_id": unit_id}
+    ws = init_from_file(folder, data, target, **asked) if data else init_example(folder, example)
     say(f"{ws.root}: edit charter.toml and notebooks/poc.ipynb, then run 'mlops-nb run {folder}'")
 
 # %% ../../nbs/92_cli.lab.ipynb #run

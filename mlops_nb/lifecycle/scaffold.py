@@ -47,6 +47,8 @@ def _value(
     "A TOML value; TOML's basic strings are JSON's."
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{k} = {_value(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        return "[\n" + "".join(f"  {_value(v)},\n" for v in value) + "]"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -214,7 +216,6 @@ EXAMPLES: dict[str, Example] = {
                 "statement": "Which customers will leave, so that the retention team can call them in time",
                 "intended_use": "Rank customers for a call by a person; no automatic decision about a customer",
             },
-            "data": {"positive": "Yes"},
             "criteria": {
                 "performance": {
                     "metric": "roc_auc",
@@ -235,7 +236,6 @@ EXAMPLES: dict[str, Example] = {
                 "statement": "Which flights will leave more than 15 minutes late",
                 "intended_use": "Warn passengers and crews early",
             },
-            "data": {"exclude": []},
         }
     ),
 }
@@ -310,7 +310,7 @@ def _build(
     charter = draft_charter(name, data, draft_performance(target.task, share), example.charter)
     contract.save(root / "contract.json")
     _write_texts(root, charter, example.policy or _STEADY)
-    write_poc_notebook(contract, Workspace(root).notebook)
+    write_poc_notebook(contract, Workspace(root).notebook, name=name, rows=len(frame))
 
 # %% ../../nbs/82_lifecycle.scaffold.ipynb #init-data
 def init_from_file(
@@ -318,8 +318,10 @@ def init_from_file(
     file: str | Path,  # CSV or Parquet
     target: str,  # Column to predict
     *,
-    time: str = "",  # Column that orders the rows
-    unit_id: str = "",  # Column that names the unit
+    task: str = "",  # binary, multiclass or regression; empty: judged from the column
+    positive: str = "",  # The class that matters; empty: judged
+    time: str = "",  # Column that orders the rows; empty: judged
+    unit_id: str = "",  # Column that names the unit; empty: judged
 ) -> Workspace:
     "A workspace around one's own table; raises `InputError` and makes nothing when the table cannot be used."
     from mlops_nb.data.inference import infer_contract
@@ -328,7 +330,7 @@ def init_from_file(
     folder, source = Path(root), Path(file)
     _free_target(folder)
     frame = read_table(source)
-    contract, _ = infer_contract(frame, target, time=time, unit_id=unit_id)
+    contract, _ = infer_contract(frame, target, task=task, positive=positive, time=time, unit_id=unit_id)
     name = f"data/{source.name}"
     with atomic_folder(folder) as tmp:
         (tmp / "data").mkdir()
