@@ -185,7 +185,8 @@ def _limit(
         return ", ".join(column.levels[:8]) + (" …" if len(column.levels) > 8 else "")
     if column.kind != "number" or column.low is None or column.high is None:
         return ""
-    return f"{number(column.low, lang)} – {number(column.high, lang)}"
+    low, high = (int(v) if float(v).is_integer() else v for v in (column.low, column.high))
+    return f"{number(low, lang)} – {number(high, lang)}"
 
 
 def card(

@@ -14,11 +14,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from .format import Bundle, load_bundle
 from .parts import Signature, Tolerance
 from ..core.errors import Refused
 
 # %% auto #0
-__all__ = ['open_graph', 'feed', 'run_graph', 'Parity', 'compare', 'tolerance_for']
+__all__ = ['open_graph', 'feed', 'run_graph', 'Parity', 'compare', 'tolerance_for', 'golden_parity', 'verify_bundle']
 
 # %% ../../nbs/37_bundle.parity.ipynb #open
 def open_graph(
@@ -36,11 +37,22 @@ def open_graph(
 
 
 def feed(
-    encoded: Mapping[str, NDArray[Any]],  # 1-D arrays by tensor name; packed tensors are 2-D
+    encoded: Mapping[str, NDArray[Any]],  # 1-D arrays by column, or the packed tensor itself
     signature: Signature,
 ) -> dict[str, NDArray[Any]]:  # What a session takes
-    "Shape encoded columns as the graph's tensors."
-    return {t.name: np.ascontiguousarray(encoded[t.name], t.numpy).reshape(-1, t.width) for t in signature.inputs}
+    "Shape encoded columns as the graph's tensors; a packed tensor is put together from its columns."
+    if signature.form == "packed" and signature.inputs[0].name not in encoded:
+        tensor = signature.inputs[0]
+        return {tensor.name: np.column_stack([_typed(v, tensor.numpy) for v in encoded.values()])}
+    return {t.name: _typed(encoded[t.name], t.numpy).reshape(-1, t.width) for t in signature.inputs}
+
+
+def _typed(
+    values: NDArray[Any],
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
+    "An encoded column in the tensor's type; truth values are encoded as texts."
+    return np.ascontiguousarray(values == "true" if dtype.kind == "b" and values.dtype == object else values, dtype)
 
 
 def run_graph(
@@ -93,3 +105,30 @@ def tolerance_for(
         return Tolerance(atol=1e-5)
     size = float(np.abs(expected).max(initial=0.0)) or 1.0
     return Tolerance(atol=float(f"{1e-5 * size:.3g}"), rtol=1e-5)
+
+# %% ../../nbs/37_bundle.parity.ipynb #verify
+def golden_parity(
+    bundle: Bundle,
+) -> Parity:
+    "How far this machine's answers to the golden rows lie from those of the export."
+    golden, signature = bundle.golden(), bundle.signature
+    packed = signature.form == "packed"
+    encoded = {signature.inputs[0].name: golden.packed} if packed else bundle.contract.encode(list(golden.rows))
+    got = run_graph(open_graph(bundle.model_path), {k: np.asarray(v) for k, v in encoded.items()}, signature)
+    return compare(got, golden.expected, bundle.tolerance)
+
+
+def verify_bundle(
+    path: str | Path,  # The bundle's folder
+) -> tuple[Bundle, Parity]:
+    "Check files and answers of a bundle; raises `Refused` with what does not fit."
+    bundle = load_bundle(path)
+    parity = golden_parity(bundle)
+    if parity.beyond:
+        raise Refused(
+            f"{parity.beyond} of {parity.rows} golden rows are answered differently here, by up to {parity.max_abs:.3g}; "
+            f"the worst is golden row {parity.worst[0]}",
+            where=bundle.path.name,
+            fix="use the versions in environment.txt, or export again",
+        )
+    return bundle, parity
