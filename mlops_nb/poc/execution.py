@@ -5,9 +5,9 @@
 # %% ../../nbs/21_poc.execution.ipynb #imports
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +15,39 @@ from ..core.errors import InputError, require
 from ..core.files import atomic_write, read_json, write_json
 
 # %% auto #0
-__all__ = ['ONE_THREAD', 'environment', 'execute_notebook']
+__all__ = ['ONE_THREAD', 'execute_notebook']
 
-# %% ../../nbs/21_poc.execution.ipynb #environment
+# %% ../../nbs/21_poc.execution.ipynb #kernel
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",
 }
-
-
-@contextlib.contextmanager
-def environment(
-    values: Mapping[str, str],  # Variables and their values
-) -> Iterator[None]:
-    "Change this process's environment for the children started inside the block."
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-# %% ../../nbs/21_poc.execution.ipynb #manager
 _LONGEST_SOCKET = 100  # of the 107 bytes Linux allows
 
 
 def _manager() -> type[Any]:
-    "A kernel manager that prefers sockets in a folder to ports."
-    client, paths = require("jupyter_client.manager", "lab"), require("jupyter_core.paths", "lab")
-    fits = len(f"{paths.jupyter_runtime_dir()}/kernel-{'x' * 36}.json-ipc-5") < _LONGEST_SOCKET
-    attributes = {"transport": "ipc"} if os.name == "posix" and fits else {}
-    return type("LocalKernelManager", (client.AsyncKernelManager,), attributes)
+    "The kernel manager papermill is to use."
+    base = require("jupyter_client.manager", "lab").AsyncKernelManager
+    runtime = require("jupyter_core.paths", "lab").jupyter_runtime_dir()
+
+    async def start_kernel(self: Any, **given: Any) -> None:
+        own = {"env": {**os.environ, **ONE_THREAD}, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        await base.start_kernel(self, **{**given, **own})
+
+    fits = os.name == "posix" and len(f"{runtime}/kernel-{'x' * 36}.json-ipc-5") < _LONGEST_SOCKET
+    transport = {"transport": "ipc"} if fits else {}
+    return type("LocalKernelManager", (base,), {"start_kernel": start_kernel, **transport})
 
 # %% ../../nbs/21_poc.execution.ipynb #parameters
+def _no_template(
+    path: Path,
+) -> str:
+    "The path for papermill, which fills braces in it from the parameters."
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def _check_parameters(
     notebook: Path,
     parameters: Mapping[str, Any],
@@ -65,7 +60,7 @@ def _check_parameters(
             where=str(notebook),
             fix="tag the cell with the default values in JupyterLab's property inspector",
         )
-    known = require("papermill", "lab").inspect_notebook(str(notebook))
+    known = require("papermill", "lab").inspect_notebook(_no_template(notebook))
     for name in parameters:
         if name not in known:
             raise InputError(
@@ -132,18 +127,16 @@ def execute_notebook(
     papermill = require("papermill", "lab")
     _check_parameters(source, parameters)
     try:
-        with environment(ONE_THREAD):
-            papermill.execute_notebook(
-                # papermill fills braces in paths as templates
-                *(str(p).replace("{", "{{").replace("}", "}}") for p in (source, target)),
-                dict(parameters),
-                kernel_name="python3",
-                kernel_manager_class=_manager(),
-                progress_bar=False,
-                request_save_on_cell_execute=False,
-                execution_timeout=cell_timeout_s,
-                cwd=str(cwd),
-            )
+        papermill.execute_notebook(
+            *(_no_template(path) for path in (source, target)),
+            dict(parameters),
+            kernel_name="python3",
+            kernel_manager_class=_manager(),
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            execution_timeout=cell_timeout_s,
+            cwd=str(cwd),
+        )
     except Exception as e:
         kept = _keep(target, Path(failed or target))
         found = _explain(e, source, kept)

@@ -401,7 +401,7 @@ predictions.head()""",
 # %% ../../nbs/20_poc.template.ipynb #task-values
 _BINARY = {
     "tree": "DecisionTreeClassifier",
-    "linear": "LogisticRegression(C=0.1, max_iter=2_000, random_state=seed)",
+    "linear": "LogisticRegression(C=0.3, max_iter=2_000, random_state=seed)",
     "boosting": "HistGradientBoostingClassifier",
     "stratify": ", stratify=y_train",
     "class_names": ", class_names=list(contract.target.classes), show_weights=True",
