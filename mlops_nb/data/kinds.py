@@ -16,7 +16,7 @@ from ..core.errors import require
 from ..core.messages import Message
 from .columns import EXACT, Column
 from .frames import distinct_texts, settle_moments
-from .values import days, numbers
+from .values import NULL_DAYS, days, numbers
 
 # %% auto #0
 __all__ = ['MOST_LEVELS', 'Guess', 'left_out', 'guess_number', 'id_name', 'identifies', 'date_format', 'guess_datetime', 'Texts',
@@ -120,9 +120,10 @@ def date_format(
     texts: list[str],  # Distinct texts
 ) -> tuple[str, bool] | None:  # strptime format ("" for ISO 8601) and whether it is ambiguous; None when no dates
     "The format in which at least 99 % of the texts are dates."
-    if not texts or sum(map(bool, map(_DATE.match, texts[:1000]))) < 0.99 * len(texts[:1000]):
+    some = texts[:: max(1, len(texts) // 2000)]
+    if sum(map(bool, map(_DATE.match, some))) < 0.99 * max(len(some), 1):
         return None
-    fits = [f for f in _formats(texts[0]) if (days(texts, f) > -(10**6)).mean() >= 0.99]
+    fits = [f for f in _formats(some[0]) if (days(some, f) > NULL_DAYS).mean() >= 0.99]
     kinds = {f.split("%Y")[0] for f in fits if f.startswith(("%d", "%m"))}
     return (fits[0], len(kinds) > 1) if fits else None
 

@@ -160,6 +160,7 @@ def _read_csv(
             na_values=sorted(NULL_TEXTS),
             skipinitialspace=True,
             low_memory=False,
+            float_precision="round_trip",  # the default parser is off by one bit now and then
             compression="gzip" if path.suffix == ".gz" else None,
         )
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, ValueError) as e:

@@ -84,34 +84,33 @@ def freshness(
     return (Fact("quality.freshness_days", age, unit="days", n=len(frame), method="newest row"),)
 
 # %% ../../nbs/13b_data.quality.ipynb #bins
-BINS = 256
+BINS = (16, 256)
 SUSPECT = 0.98
 
 
 def _cells(
     train: NDArray[Any],  # Encoded input
     other: NDArray[Any],
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:  # Bin of each row; 0 is null or unknown
+    bins: int,  # For numbers
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:  # Bin of each row
     "The bins of one input."
     if train.dtype.kind == "O":
-        levels, first = np.unique(train.astype(str), return_inverse=True)
-        place = np.clip(np.searchsorted(levels, other.astype(str)), 0, len(levels) - 1)
-        return first + 1, np.where(levels[place] == other.astype(str), place + 1, 0)
+        codes, _ = require("pandas", "lab").factorize(np.concatenate([train, other]))
+        return codes[: len(train)], codes[len(train) :]
     a, b = train.astype(np.float64), other.astype(np.float64)
-    edges = np.unique(np.nanquantile(a, np.linspace(0, 1, BINS + 1))) if np.isfinite(a).any() else np.zeros(1)
+    edges = np.unique(np.nanquantile(a, np.linspace(0, 1, bins + 1))) if np.isfinite(a).any() else np.zeros(1)
     return tuple(np.where(np.isnan(v), 0, np.searchsorted(edges, v) + 1) for v in (a, b))  # type: ignore[return-value]
 
 # %% ../../nbs/13b_data.quality.ipynb #answers
 def _answers(
     cells: NDArray[np.intp],  # Bin of each train row
+    size: int,  # Bins in all
     truth: NDArray[Any],  # Class index, or value
     classes: int,  # 0 for a regression
 ) -> NDArray[Any]:  # Answer of each bin; the overall answer where a bin is empty
     "What each bin of train answers."
-    size = int(cells.max()) + 1
     if classes:
-        table = np.zeros((size, classes))
-        np.add.at(table, (cells, truth), 1)
+        table = np.bincount(cells * classes + truth, minlength=size * classes).reshape(size, classes)
         return np.where(table.any(axis=1), table.argmax(axis=1), np.bincount(truth).argmax())
     n = np.bincount(cells, minlength=size)
     sums = np.bincount(cells, weights=truth, minlength=size)
@@ -124,8 +123,8 @@ def _gain(
     classes: int,
 ) -> float:  # Part of the naive error that one input removes
     "How far one input predicts the target by itself."
-    answers = _answers(cells[0], truths[0], classes)
-    got = answers[np.minimum(cells[1], len(answers) - 1)]
+    size = int(max(cells[0].max(), cells[1].max())) + 1
+    got = _answers(cells[0], size, truths[0], classes)[cells[1]]
     if classes:
         naive = (truths[1] != np.bincount(truths[0]).argmax()).mean()
         return float(1 - (got != truths[1]).mean() / naive) if naive else 0.0
@@ -143,7 +142,10 @@ def dominance(
     truths = labels(contract, train), labels(contract, other)
     a, b = encode_frame(contract, train), encode_frame(contract, other)
     count = len(contract.target.classes)
-    gains = {n: _gain(_cells(a[n].to_numpy(), b[n].to_numpy()), truths, count) for n in contract.feature_names}
+    gains = {
+        n: max(_gain(_cells(a[n].to_numpy(), b[n].to_numpy(), bins), truths, count) for bins in BINS)
+        for n in contract.feature_names
+    }
     top = sorted(gains.items(), key=lambda item: (-item[1], item[0]))[:most]
     whole = Fact("quality.dominance", top[0][1], n=len(other), method="lambda" if count else "r2")
     return (whole, *(replace(whole, id=f"quality.dominance/{n}", value=v) for n, v in top))

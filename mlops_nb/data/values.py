@@ -136,6 +136,26 @@ def moment(
         return None
     return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
 
+# %% ../../nbs/10_data.values.ipynb #quick
+def _quick(
+    values: list[Any],
+) -> NDArray[np.datetime64] | None:  # None when they are not all ISO texts of one length
+    "Plain ISO 8601 texts in UTC, parsed by numpy; a million of them take a second."
+    if set(map(type, values)) - {str, type(None)} or not any(values):
+        return None
+    texts = np.array(["NaT" if v is None else v for v in values])
+    present = texts != "NaT"
+    width = texts.dtype.itemsize // 4
+    marks = texts.view("U1").reshape(len(texts), width)
+    if width not in (10, 19, 20) or (width == 20 and (marks[present, 19] != "Z").any()):
+        return None
+    if (np.char.str_len(texts[present]) != width).any() or (marks[present][:, [4, 7]] != "-").any():
+        return None
+    try:
+        return texts.astype("U19").astype("datetime64[us]")
+    except ValueError:  # an impossible date among them
+        return None
+
 # %% ../../nbs/10_data.values.ipynb #days
 def moments(
     values: Any,  # A list, an array or a pandas column
@@ -146,6 +166,9 @@ def moments(
     if array.dtype.kind == "M":
         return array.astype("datetime64[us]")
     listed = array.tolist()
+    quick = None if format or len(listed) < 100 else _quick(listed)
+    if quick is not None:
+        return quick
     parsed = {v: moment(v, format) for v in set(map(_hashable, listed))}
     return np.array([parsed[_hashable(v)] for v in listed], dtype="datetime64[us]")
 
