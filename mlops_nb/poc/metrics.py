@@ -175,10 +175,20 @@ def _macro_f1(
     return float(np.mean(2 * np.diag(table)[whole > 0] / whole[whole > 0]))
 
 
+def _cells(
+    a: Answers,
+) -> NDArray[np.int64]:
+    "Cell of the confusion matrix that each row falls in."
+    return np.asarray(a.truth * len(a.classes) + answered(a), dtype=np.int64)
+
+
+def _f1_macro_value(a: Answers) -> float:
+    return _macro_f1(_cells(a), len(a.classes))
+
+
 def f1_macro(a: Answers, level: float = LEVEL) -> Interval:
     "Mean over the classes of F1."
-    k = len(a.classes)
-    cells = np.asarray(a.truth * k + answered(a), dtype=np.int64)
+    k, cells = len(a.classes), _cells(a)
     return logit_bootstrap(lambda rows: _macro_f1(cells[rows], k), len(a), level, _draws(len(a)))
 
 
@@ -204,11 +214,23 @@ def _average_precision(
     return float((gained * caught / np.maximum(called_rows, 1)).sum() / caught[-1]) if caught[-1] else math.nan
 
 
+def _steps(
+    a: Answers,
+) -> tuple[FloatArray, NDArray[np.intp]]:  # events by falling score; last position of each distinct score
+    "The order in which the curve is walked."
+    order = np.argsort(-event_score(a), kind="stable")
+    last = np.flatnonzero(np.append(np.diff(event_score(a)[order]) != 0, True))
+    return event(a)[order].astype(np.float64), last
+
+
+def _average_precision_value(a: Answers) -> float:
+    y, last = _steps(a)
+    return _average_precision(y, np.ones(len(y)), last)
+
+
 def average_precision(a: Answers, level: float = LEVEL) -> Interval:
     "Area under the precision-recall curve, as a step function."
-    order = np.argsort(-event_score(a), kind="stable")
-    scores, y = event_score(a)[order], event(a)[order]
-    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))
+    y, last = _steps(a)
 
     def on(rows: NDArray[np.intp]) -> float:
         weight = np.bincount(rows, minlength=len(y)).astype(np.float64)
@@ -243,6 +265,10 @@ def r2_score(a: Answers, level: float = LEVEL) -> Interval:
     return r2(a.truth.astype(np.float64), a.truth + errors(a), level, _draws(len(a)))
 
 
+def _r2_value(a: Answers) -> float:
+    return float(1 - (errors(a) ** 2).sum() / ((a.truth - a.truth.mean()) ** 2).sum())
+
+
 def rmse_score(a: Answers, level: float = LEVEL) -> Interval:
     "Root mean squared error, in the target's unit."
     return rmse(errors(a), level)
@@ -271,6 +297,14 @@ class Metric:
     higher_is_better: bool = True
     bounded: bool = True  # between 0 and 1
     ranks: bool = False  # needs rows of both classes, and counts them
+    point: Callable[[Answers], float] | None = None  # the value alone, where its interval is slow
+
+    def value(
+        self,
+        a: Answers,
+    ) -> float:
+        "The value without its interval."
+        return self.point(a) if self.point else self.measure(a, LEVEL).value
 
     def decide(
         self,
@@ -289,7 +323,7 @@ METRICS = {
     m.name: m
     for m in (
         Metric("roc_auc", _BINARY, roc_auc, ranks=True),
-        Metric("average_precision", _BINARY, average_precision, ranks=True),
+        Metric("average_precision", _BINARY, average_precision, ranks=True, point=_average_precision_value),
         Metric("accuracy", _CLASSES, accuracy),
         Metric("balanced_accuracy", _CLASSES, balanced_accuracy),
         Metric("precision", _BINARY, precision),
@@ -298,11 +332,11 @@ METRICS = {
         Metric("false_positive_rate", _BINARY, false_positive_rate, higher_is_better=False),
         Metric("selection_rate", _BINARY, selection_rate),
         Metric("f1", _BINARY, f1_score),
-        Metric("f1_macro", ("multiclass",), f1_macro),
+        Metric("f1_macro", ("multiclass",), f1_macro, point=_f1_macro_value),
         Metric("brier", _CLASSES, brier, higher_is_better=False),
         Metric("log_loss", _CLASSES, log_loss, higher_is_better=False, bounded=False),
         Metric("ece", _CLASSES, calibration_error, higher_is_better=False),
-        Metric("r2", _VALUES, r2_score),
+        Metric("r2", _VALUES, r2_score, point=_r2_value),
         Metric("rmse", _VALUES, rmse_score, higher_is_better=False, bounded=False),
         Metric("mae", _VALUES, mae, higher_is_better=False, bounded=False),
         Metric("bias", _VALUES, bias, bounded=False),
