@@ -18,7 +18,7 @@ from ..core.workspace import Workspace, stage_evidence
 from ..ledger import Ledger
 
 # %% auto #0
-__all__ = ['STAGES', 'BY_NAME', 'BEFORE_DECISION', 'AFTER_DECISION', 'Event', 'Stage', 'check_charter', 'freeze_stage',
+__all__ = ['BEFORE_DECISION', 'AFTER_DECISION', 'STAGES', 'BY_NAME', 'Event', 'Stage', 'check_charter', 'freeze_stage',
            'stage_function', 'run_stage', 'record_stage']
 
 # %% ../../nbs/80_lifecycle.stages.ipynb #stage
@@ -41,8 +41,8 @@ class Stage:
         "The command that runs it in the workspace's folder."
         return f"mlops-nb {_COMMANDS.get(self.name, self.name)} ."
 
-# %% ../../nbs/80_lifecycle.stages.ipynb #table
-STAGES = (
+# %% ../../nbs/80_lifecycle.stages.ipynb #table-build
+_BUILD = (
     Stage(
         "data",
         "mlops_nb.data.stage:run_data",
@@ -83,6 +83,10 @@ STAGES = (
         outs=("bundles", "src", "evidence/export.json"),
         keep=("bundles", "src"),
     ),
+)
+
+# %% ../../nbs/80_lifecycle.stages.ipynb #table-judge
+_JUDGE = (
     Stage(
         "trial",
         "mlops_nb.trial.stage:run_trial",
@@ -110,6 +114,11 @@ STAGES = (
         deps=("charter.frozen.json", "evidence/export.json", "evidence/score.json"),
         outs=("decision.json",),
     ),
+)
+
+# %% ../../nbs/80_lifecycle.stages.ipynb #table-live
+BEFORE_DECISION = _BUILD + _JUDGE
+AFTER_DECISION = (
     Stage(
         "monitor",
         "mlops_nb.monitoring.stage:run_monitor",
@@ -123,9 +132,8 @@ STAGES = (
         outs=("value.json", "evidence/value.json"),
     ),
 )
+STAGES = BEFORE_DECISION + AFTER_DECISION
 BY_NAME = {s.name: s for s in STAGES}
-BEFORE_DECISION = STAGES[:7]
-AFTER_DECISION = STAGES[7:]
 
 # %% ../../nbs/80_lifecycle.stages.ipynb #frozen-guard
 def check_charter(
