@@ -18,11 +18,11 @@ from markupsafe import Markup
 from ..core.errors import MlopsError, require
 from ..core.facts import Fact
 from ..core.messages import text
-from .page import MIME
+from .page import MIME, Piece
 from .sealing import MANIFEST_GAP, ROOT_GAP, data_block, script_json
 
 # %% auto #0
-__all__ = ['pieces_of', 'output_json', 'facts_of', 'Frame', 'Heading', 'page_file', 'make_frame', 'render_page',
+__all__ = ['pieces_of', 'output_json', 'facts_of', 'Frame', 'Heading', 'page_file', 'make_frame', 'make_page', 'render_page',
            'outside_references']
 
 # %% ../../nbs/77_reporting.rendering.ipynb #pieces
@@ -100,6 +100,8 @@ def _contents(
     "The list of parts and sections."
     item = Markup('<li class="{}"><a href="#{}">{}</a></li>')
     kinds = {2: "part", 3: "section"}
+    if not pieces:
+        return Markup("")
     items = (item.format(kinds[p["level"]], p["id"], p["title"]) for p in pieces if p["level"] in kinds)
     title = text("page.contents", lang)
     return Markup('<nav aria-labelledby="contents"><h2 id="contents">{}</h2><ol>\n{}\n</ol></nav>').format(
@@ -131,9 +133,9 @@ def make_frame(
         skip=text("page.skip", lang),
         kind=kind,
         name=heading.name,
-        as_of=text("page.as_of", lang),
+        as_of=text("page.as_of", lang) if heading.as_of else "",
         when=heading.as_of,
-        shown=f"{heading.as_of[:10]} {heading.as_of[11:16]} UTC",
+        shown=f"{heading.as_of[:10]} {heading.as_of[11:16]} UTC" if heading.as_of else "",
         nav=_contents(lang, pieces),
     )
     return Frame(lang, title, str(top + body), _bottom(heading, facts), style)
@@ -166,6 +168,17 @@ def _bottom(
         data_block("facts", script_json({"v": 1, "facts": list(facts)})) + "\n" + data_block("manifest", MANIFEST_GAP)
     )
     return f"{html}{blocks}\n</body>\n</html>\n"
+
+# %% ../../nbs/77_reporting.rendering.ipynb #make-page
+def make_page(
+    heading: Heading,
+    pieces: Sequence[Piece],
+) -> str:
+    "A page of pieces."
+    frame = make_frame(heading, [], [])
+    foot = "</main>\n</div>\n</body>\n</html>\n"
+    top = frame.top.replace(f" · {ROOT_GAP}", "")
+    return top + "\n".join(str(p.html) for p in pieces) + foot
 
 # %% ../../nbs/77_reporting.rendering.ipynb #nbconvert
 def render_page(

@@ -25,10 +25,10 @@ def digits_of(
     "The decimals at which `value` is shown."
     size = abs(value)
     if size == 0 or not math.isfinite(size):
-        return 0 if unit else 3
+        return 0 if unit not in ("", "p") else 3
     if size < 0.001:
         return 1 - math.floor(math.log10(size))
-    if not unit:
+    if unit in ("", "p"):
         return 3 if size < 100 else 1
     return max(0, 2 - math.floor(math.log10(size)))
 
@@ -44,13 +44,25 @@ def with_unit(
 ) -> str:
     "The number with its unit, as a reader of `lang` writes it."
     symbol = _SYMBOLS.get(unit.lower())
-    if unit in ("", "1"):
+    if unit in ("", "1", "p"):
         return text
     if symbol and lang == "en":
         return f"−{symbol}{text[1:]}" if text.startswith("−") else f"{symbol}{text}"
     if unit in _WORDS:
         return f"{text}\u00a0{label(f'unit.{unit}', lang)}"
     return f"{text}\u00a0{symbol or unit}"
+
+# %% ../../nbs/70_reporting.values.ipynb #power
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def _power(
+    value: float,
+    lang: str,
+) -> str:
+    "A very small number as a power of ten."
+    exponent = math.floor(math.log10(abs(value)))
+    return f"{number(value / 10**exponent, lang, 1)}\u202f×\u202f10{str(exponent).translate(_SUPERSCRIPT)}"
 
 # %% ../../nbs/70_reporting.values.ipynb #value-text
 def value_text(
@@ -66,8 +78,11 @@ def value_text(
         return label(f"answer.{'yes' if value else 'no'}", lang)
     if isinstance(value, str):
         return catalogue(lang).get(f"state.{value}", value)
-    whole = isinstance(value, int)
-    text = number(value, lang, 0 if whole else digits_of(value, unit) if digits is None else digits)
+    if unit == "p" and value < 0.001:
+        return f"<\u00a0{number(0.001, lang)}"
+    if 0 < abs(value) < 0.0001 and not round(value, digits or 0):
+        return with_unit(_power(value, lang), unit, lang)
+    text = number(value, lang, 0 if isinstance(value, int) else digits_of(value, unit) if digits is None else digits)
     return with_unit(text.replace("-", "−"), unit, lang)
 
 # %% ../../nbs/70_reporting.values.ipynb #parts
@@ -75,7 +90,9 @@ def _digits(
     fact: Fact,
 ) -> int | None:
     "Decimals shared by the value, the interval and the threshold of a fact."
-    numbers = [v for v in (fact.value, fact.threshold, fact.low, fact.high) if isinstance(v, float) and v]
+    numbers = [
+        v for v in (fact.value, fact.threshold, fact.low, fact.high) if isinstance(v, float) and abs(v) >= 0.0001
+    ]
     first = [v for v in numbers if not isinstance(fact.value, float) or v == fact.value]
     return digits_of((first or numbers)[0], fact.unit) if numbers else None
 
