@@ -19,8 +19,8 @@ from .costs import CostTable, Usage, by_item, by_month, cost_per_1000, plan
 from .roi import LEVEL, Amounts, Roi, break_even, judge, rate_facts, roi_facts, tornado, value_of_waiting
 
 # %% auto #0
-__all__ = ['Z95', 'Counts', 'pooled', 'counts_from_rates', 'window_counts', 'month_value', 'variance', 'serving_cost', 'budget',
-           'projected', 'projection_facts', 'sensitivity', 'run_value']
+__all__ = ['FAMILIES', 'Z95', 'Counts', 'pooled', 'counts_from_rates', 'window_counts', 'month_value', 'variance', 'serving_cost',
+           'budget', 'projected', 'projection_facts', 'sensitivity', 'run_value']
 
 # %% ../../nbs/67_value.stage.ipynb #counts
 @dataclass(frozen=True)
@@ -41,12 +41,20 @@ def pooled(
     return Counts(sum(c.rows for c in several), sum(c.actions for c in several), sum(c.hits for c in several))
 
 # %% ../../nbs/67_value.stage.ipynb #rates
+FAMILIES = ("performance", "window", "trial", "naive")
+
+
 def _rates(
     facts: Iterable[Fact],
     qualifier: str = "",  # window or empty
-) -> dict[str, Fact]:  # Last part of the id to the fact
-    "Facts by the metric they carry."
-    return {f.key.rpartition(".")[2]: f for f in facts if f.qualifier == qualifier and isinstance(f.value, int | float)}
+) -> dict[str, Fact]:  # Name of the metric to the fact; those of the naive model as naive_NAME
+    "Facts by the metric they carry; gaps between subgroups and other families are left out."
+    found = {}
+    for f in facts:
+        family, _, metric = f.key.removeprefix("fact.").partition(".")
+        if family in FAMILIES and f.qualifier == qualifier and isinstance(f.value, int | float):
+            found[f"naive_{metric}" if family == "naive" else metric] = f
+    return found
 
 
 def _number(
@@ -75,17 +83,16 @@ def counts_from_rates(
     name: str = "",
 ) -> Counts | None:  # None: the rates do not suffice
     "Counts that measured rates stand for."
-    rows = max((f.n or 0 for f in rates.values()), default=0)
+    rows = int(_ratio(rates, "rows") or max((f.n or 0 for f in rates.values()), default=0))
     if not rows:
         return None
     if task != "binary":
-        naive = _ratio(rates, "naive_accuracy", "naive") or 0.0
-        skill = _ratio(rates, "r2") if task == "regression" else _ratio(rates, "accuracy")
-        return (
-            None
-            if skill is None
-            else Counts(rows, rows, rows * (skill - (naive if task == "multiclass" else 0.0)), name)
+        skill, naive = (
+            (_ratio(rates, "r2"), 0.0)
+            if task == "regression"
+            else (_ratio(rates, "accuracy"), _ratio(rates, "naive_accuracy"))
         )
+        return None if skill is None or naive is None else Counts(rows, rows, rows * (skill - naive), name)
     chosen, precision = _ratio(rates, "selection_rate"), _ratio(rates, "precision")
     recall, base = _ratio(rates, "recall"), _ratio(rates, "base_rate", "prevalence", "positive_rate")
     hits = chosen * precision if chosen is not None and precision is not None else None
