@@ -72,10 +72,12 @@ class Wire:
         self._host, self._port = parts.hostname, parts.port or 80
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self._own = threading.local()
+        self._all: list[http.client.HTTPConnection] = []
 
     def _connection(self) -> http.client.HTTPConnection:
         if not hasattr(self._own, "connection"):
             self._own.connection = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout_s)
+            self._all.append(self._own.connection)
         connection: http.client.HTTPConnection = self._own.connection
         return connection
 
@@ -98,16 +100,15 @@ class Wire:
         try:
             return self._exchange(method, path, body)
         except (OSError, http.client.HTTPException) as e:
-            self.close()
+            self._connection().close()  # opened again by the next request
             if kept and isinstance(e, _STALE):
                 return self.request(method, path, body)
             raise Unverifiable(f"no answer: {e or type(e).__name__}", where=f"{self.url}{path}") from e
 
     def close(self) -> None:
-        "Close this thread's connection."
-        if hasattr(self._own, "connection"):
-            self._own.connection.close()
-            del self._own.connection
+        "Close the connections of all threads; the next request opens its own again."
+        for connection in self._all:
+            connection.close()
 
 # %% ../../nbs/45_trial.client.ipynb #client
 class Client(Wire):
