@@ -330,7 +330,9 @@ def init_from_file(
     folder, source = Path(root), Path(file)
     _free_target(folder)
     frame = read_table(source)
-    contract, _ = infer_contract(frame, target, task=task, positive=positive, time=time, unit_id=unit_id)
+    contract, _ = infer_contract(
+        frame, target, task=task, positive=positive, time=time, unit_id=unit_id, where=str(file)
+    )
     name = f"data/{source.name}"
     with atomic_folder(folder) as tmp:
         (tmp / "data").mkdir()
@@ -353,9 +355,8 @@ def init_example(
     folder = Path(root)
     _free_target(folder)
     frame, fields = load_example(name)
-    contract, _ = infer_contract(
-        frame, fields["target"], time=fields.get("time", ""), unit_id=fields.get("unit_id", "")
-    )
+    asked = {k: fields[k] for k in ("task", "positive", "time", "unit_id") if k in fields}
+    contract, _ = infer_contract(frame, fields["target"], **asked)
     file = f"data/{name}.csv"
     with atomic_folder(folder) as tmp:
         (tmp / "data").mkdir()
