@@ -14,15 +14,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ..core.errors import MlopsError
 from .cost import CostModel
 
 # %% auto #0
-__all__ = ['Run', 'Finished', 'OnBatch', 'Shed', 'ModelFault', 'Part', 'Job', 'Piece', 'count', 'Outcome', 'attempt', 'halves',
-           'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'deliver', 'Executor', 'timed', 'wait_s', 'Batcher',
-           'model_fault', 'tally']
+__all__ = ['Run', 'Finished', 'OnBatch', 'Shed', 'ModelFault', 'Part', 'Sliceable', 'Job', 'Piece', 'count', 'Outcome', 'attempt',
+           'halves', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'deliver', 'Executor', 'timed', 'wait_s',
+           'Batcher', 'model_fault', 'tally']
 
 # %% ../../nbs/41_serving.batching.ipynb #errors
 class Shed(MlopsError):
@@ -59,6 +59,14 @@ class Part(NamedTuple):
     error: Exception | None = None
 
 
+class Sliceable(Protocol):
+    "Rows in whatever form, as long as some of them can be taken."
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
 class Job:
     "One request's rows on their way through the batcher."
 
@@ -66,7 +74,7 @@ class Job:
 
     def __init__(
         self,
-        rows: Sequence[Any],  # Anything that can be sliced
+        rows: Sliceable,
         n: int,  # How many
         deadline: float,  # On the batcher's clock
         future: asyncio.Future[list[Part]],
@@ -85,7 +93,7 @@ class Piece(NamedTuple):
     start: int
     stop: int
 
-    def rows(self) -> Sequence[Any]:
+    def rows(self) -> Sliceable:
         "The rows themselves; a whole job is not copied."
         return self.job.rows if self.stop - self.start == self.job.n else self.job.rows[self.start : self.stop]
 
@@ -105,7 +113,7 @@ class Outcome(NamedTuple):
     error: Exception | None
 
 
-Run = Callable[[list[Sequence[Any]]], Any]
+Run = Callable[[list[Any]], Any]
 
 
 def attempt(
@@ -390,7 +398,7 @@ def wait_s(
     return wait
 
 # %% ../../nbs/41_serving.batching.ipynb #batcher
-OnBatch = Callable[[int, float, Exception | None], None]
+OnBatch = Callable[[list[Outcome], float, Exception | None], None]
 
 
 class Batcher:
@@ -403,7 +411,7 @@ class Batcher:
         limits: Limits | None = None,
         *,
         name: str = "model",
-        on_batch: OnBatch | None = None,  # Hears rows, seconds and the model's fault of every batch
+        on_batch: OnBatch | None = None,  # Hears outcomes, seconds and the model's fault of every batch
     ) -> None:
         self.cost, self.limits, self.counts = cost, limits or Limits(), Counts()
         self._queue, self._on_batch = Queue(), on_batch
@@ -419,7 +427,7 @@ class Batcher:
 
     def submit(
         self,
-        rows: Sequence[Any],
+        rows: Sliceable,
         n: int,  # How many rows; at least one
         deadline: float,  # On the clock of `time.monotonic`
     ) -> Job:  # Await `job.future` for its parts
@@ -459,7 +467,7 @@ class Batcher:
             self.cost.update(rows, seconds)
         tally(self.counts, rows, outcomes, seconds)
         if self._on_batch:
-            self._on_batch(rows, seconds, fault)
+            self._on_batch(outcomes, seconds, fault)
         deliver(pieces, outcomes)
         if self._queue.rows:
             self._schedule(asyncio.get_running_loop())

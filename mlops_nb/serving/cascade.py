@@ -9,11 +9,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .batching import Batcher, ModelFault, Part, Shed
+from .batching import Batcher, ModelFault, Part, Shed, Sliceable
 from .breaker import Breaker
 from .scoring import Output, RuleScorer
 
@@ -104,7 +104,7 @@ class Cascade:
 
     async def answer(
         self,
-        rows: Sequence[Any],  # What the batchers take
+        rows: Sliceable,
         n: int,
         deadline: float,  # On the clock of `time.monotonic`
         depth: int = 0,  # Level to begin with
@@ -142,7 +142,7 @@ class Cascade:
         self,
         good: list[Scored],
         holes: list[Hole],
-        rows: Sequence[Any],
+        rows: Sliceable,
         deadline: float,
         depth: int,
         why: str,

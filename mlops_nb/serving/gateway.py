@@ -34,8 +34,11 @@ class HttpError(MlopsError):
         *,
         fields: Sequence[Mapping[str, Any]] = (),  # row, field, value, allowed
         retry_after_s: float | None = None,
+        rows: int = 1,  # That are refused
+        sent: Sequence[Mapping[str, Any]] = (),  # The rows, for the log; never part of the answer
     ) -> None:
         self.status, self.code, self.fields, self.retry_after_s = status, code, fields, retry_after_s
+        self.rows, self.sent = rows, sent
         super().__init__(message)
 
     def to_dict(self) -> dict[str, Any]:

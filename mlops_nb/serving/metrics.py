@@ -50,6 +50,7 @@ STATUSES = (
     "404",
     "405",
     "408",
+    "409",
     "411",
     "413",
     "415",
@@ -61,9 +62,11 @@ STATUSES = (
     "504",
 )
 LEVELS = ("primary", "lite", "rule")
-ARMS = ("champion", "challenger", "shadow")
-REASONS = ("overload", "deadline", "closing", "not_ready", "log", "rate_limit", "unauthenticated", "forbidden", "contract",
-           "body", "other")  # fmt: skip
+ARMS = ("champion", "challenger", "shadow", "previous")
+REASONS = (
+    *("overload", "deadline", "closing", "not_ready", "log"),
+    *("rate_limit", "unauthenticated", "forbidden", "contract", "rows", "json", "form", "tensor", "body", "other"),
+)
 
 # %% ../../nbs/43e_serving.metrics.ipynb #list
 FAMILIES = (

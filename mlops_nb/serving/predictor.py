@@ -21,7 +21,7 @@ from ..core.errors import InputError
 from ..core.files import atomic_write
 from ..core.settings import Settings
 from ..data.values import NULL_TEXTS
-from .batching import Job, Part, Piece, attempt
+from .batching import Job, Part, Piece, Sliceable, attempt
 from .cascade import Scored, sift
 from .rows import RowsRefused, flags_of
 from .scoring import Prediction, predictions
@@ -33,7 +33,7 @@ __all__ = ['score', 'word', 'Predictor']
 # %% ../../nbs/44a_serving.predictor.ipynb #descend
 def _parts(
     scorer: Any,
-    rows: Sequence[Any],
+    rows: Sliceable,
     n: int,
 ) -> list[Part]:
     "Attempt rows at one level."
@@ -47,7 +47,7 @@ def _parts(
 
 def score(
     graphs: Graphs,
-    rows: Sequence[Any],  # Row objects, or a `Block`
+    rows: Sliceable,  # Row objects, or a `Block`
     n: int,
     depth: int = 0,  # Level to begin with
     why: str = "",

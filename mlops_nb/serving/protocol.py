@@ -39,8 +39,9 @@ class Ask:
     n: int
     flags: Sequence[tuple[str, ...]]  # one a row
     unit_ids: Sequence[str | None]  # one a row
-    refused: Sequence[Problem] = ()  # with `partial`: what was taken out
+    refused: Sequence[Problem] = ()  # with `partial`: what was wrong with the rows that were taken out
     places: Sequence[int] = ()  # with `partial`: where the rows stood
+    out: Sequence[Mapping[str, Any]] = ()  # with `partial`: the rows that were taken out
     id: str | None = None  # V2: to be echoed
     timeout_s: float | None = None  # V2: `parameters.timeout`
     outputs: Sequence[TensorOut] = ()  # V2: what is wanted; empty: all
@@ -64,13 +65,15 @@ def decode(
 
 def contract_error(
     problems: Sequence[Problem],
+    rows: int,  # That are refused with them
+    sent: Sequence[Mapping[str, Any]] = (),  # Those rows, for the log
     limit: int = 100,  # Fields that are listed
 ) -> HttpError:
     "The refusal of rows that break the contract."
     fields = [{"row": p.row, "field": p.field, "value": p.value, "allowed": p.allowed} for p in problems[:limit]]
     first = problems[0]
     what = f"{len(problems)} field(s) break the contract: row {first.row}, '{first.field}': {first.rule}"
-    return HttpError(422, "contract", what, fields=fields)
+    return HttpError(422, "contract", what, fields=fields, rows=rows, sent=sent)
 
 # %% ../../nbs/44c_serving.protocol.ipynb #predict-body
 class PredictBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,7 +103,7 @@ def read_predict(
         return Ask(sent.rows, n, [()] * n, units)
     refused = [p for p in problems if p.action == "reject"]
     if refused and not sent.partial:
-        raise contract_error(refused)
+        raise contract_error(refused, n, sent.rows)
     flags = flags_of(problems, n)
     if not refused:
         return Ask(sent.rows, n, flags, units)
@@ -128,7 +131,10 @@ def _without(
     "The request without its bad rows."
     bad = {p.row for p in refused}
     keep = [i for i in range(len(rows)) if i not in bad]
-    return Ask([rows[i] for i in keep], len(keep), [flags[i] for i in keep], units, refused, keep)
+    out = [rows[i] for i in sorted(bad)]
+    return Ask(
+        [rows[i] for i in keep], len(keep), [flags[i] for i in keep], [units[i] for i in keep], refused, keep, out
+    )
 
 # %% ../../nbs/44c_serving.protocol.ipynb #v2-body
 class TensorIn(msgspec.Struct):
@@ -181,6 +187,10 @@ def size_of(
     return math.prod(tensor.shape)
 
 
+_NUMBERS: frozenset[type] = frozenset([int, float, type(None)])
+_ELEMENTS: Mapping[str, frozenset[type]] = {"BOOL": frozenset([bool]), "BYTES": frozenset([str, type(None)])}
+
+
 def from_json(
     tensor: TensorIn,
 ) -> NDArray[Any]:  # Flat
@@ -188,8 +198,8 @@ def from_json(
     flat = _flat(tensor.data if isinstance(tensor.data, list) else [])
     if len(flat) != size_of(tensor):
         raise _bad_tensor(tensor, f"{len(flat)} elements for shape {tensor.shape}")
-    allowed = {"BOOL": {bool}, "BYTES": {str, type(None)}}.get(tensor.datatype, {int, float, type(None)})
     kinds = set(map(type, flat))
+    allowed = _ELEMENTS.get(tensor.datatype, _NUMBERS)
     if not kinds <= allowed or (type(None) in kinds and tensor.datatype[:2] not in ("FP", "BY")):
         raise _bad_tensor(tensor, f"elements that are not {tensor.datatype}")
     try:
@@ -338,7 +348,7 @@ def read_infer(
         raise HttpError(422, "rows", f"{n} rows: 1 to {rows_limit} are allowed")
     problems = check_columns(bundle.contract, columns)
     if refused := [p for p in problems if p.action == "reject"]:
-        raise contract_error(refused)
+        raise contract_error(refused, n)
     encoded = {c.name: encode_sent(c, columns[c.name]) for c in bundle.contract.columns}
     flags = flags_of(problems, n) if problems else [()] * n
     return Ask(
@@ -429,9 +439,13 @@ def values_of(
 ) -> NDArray[Any]:  # [n, width]
     "One output tensor."
     if name == "label":
-        index = np.concatenate([s.output.label[s.start : s.start + s.rows] for s in scored])
-        return np.array(bundle.classes, dtype=object)[index].reshape(-1, 1)
-    return np.concatenate([s.output.answer[s.start : s.start + s.rows] for s in scored]).astype(np.float64)
+        labels = [s.output.label[s.start : s.start + s.rows] for s in scored if s.output.label is not None]
+        named: NDArray[Any] = np.array(bundle.classes, dtype=object)[np.concatenate(labels)]
+        return named.reshape(-1, 1)
+    answers: NDArray[np.float64] = np.concatenate(
+        [s.output.answer[s.start : s.start + s.rows] for s in scored], dtype=np.float64
+    )
+    return answers
 
 
 def to_binary(

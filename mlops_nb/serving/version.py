@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..bundle.format import Bundle, load_bundle
 from ..core.settings import Settings
-from .batching import Batcher, Limits
+from .batching import Batcher, Limits, Outcome
 from .breaker import Breaker, Tolerance
 from .cascade import Cascade, Level
 from .cost import CostModel
@@ -71,7 +71,7 @@ def load_graphs(
     return Graphs(bundle, tuple(models), RuleScorer(bundle), proven)
 
 # %% ../../nbs/44_serving.version.ipynb #version
-OnBatch = Callable[[str, int, float], None]  # level, rows, seconds
+OnBatch = Callable[[str, list[Outcome], float], None]  # level, outcomes, seconds
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ def _level(
     )
     breaker = Breaker(Tolerance(slow_s=timeout_s))
 
-    def heard(rows: int, seconds: float, fault: Exception | None) -> None:
+    def heard(outcomes: list[Outcome], seconds: float, fault: Exception | None) -> None:
         breaker.record(seconds, fault)
         if on_batch:
-            on_batch(name, rows, seconds)
+            on_batch(name, outcomes, seconds)
 
     return Level(name, Batcher(timed.scorer, timed.cost, limits, name=name, on_batch=heard), breaker)
