@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlops_nb.charter import freeze_file
+from mlops_nb.core.facts import Fact
+from mlops_nb.core.files import read_json, write_json
+from mlops_nb.core.workspace import Evidence, Workspace, stage_evidence, write_evidence
+from mlops_nb.value.stage import run_value
+
+CHARTER = """
+[problem]
+name = "demo"
+[data]
+file = "data/raw.csv"
+target = "y"
+task = "{task}"
+[criteria.performance]
+threshold = 0.5
+[business]
+value_per_action = {gain}
+action_cost = 5.0
+uptake = 0.5
+uptake_low = 0.4
+uptake_high = 0.6
+units_per_month = 1000
+basis = "{basis}"
+[costs]
+items = [{{item = "team", amount = {team}}}]
+"""
+
+
+def workspace(
+    root: Path, task: str = "binary", gain: float = 100.0, team: float = 2000.0, basis: str = "assumed"
+) -> Workspace:
+    ws = Workspace(root)
+    ws.charter_file.write_text(CHARTER.format(task=task, gain=gain, team=team, basis=basis))
+    freeze_file(ws)
+    return ws
+
+
+def score(ws: Workspace, **rates: float) -> None:
+    facts = [
+        Fact(f"{'naive' if k.startswith('naive_') else 'performance'}.{k.removeprefix('naive_')}", v, n=800)
+        for k, v in rates.items()
+    ]
+    write_evidence(ws, Evidence("score", tuple(facts)))
+
+
+@pytest.mark.parametrize(
+    ("task", "rates", "value"),
+    [
+        ("binary", {"precision": 0.6, "selection_rate": 0.2}, 1000 * (0.12 * 0.5 * 100 - 0.2 * 5)),
+        ("binary", {"recall": 0.6, "base_rate": 0.2, "precision": 0.6}, 1000 * (0.12 * 0.5 * 100 - 0.2 * 5)),
+        ("multiclass", {"accuracy": 0.9, "naive_accuracy": 0.4}, 1000 * (0.5 * 0.5 * 100 - 5)),
+        ("regression", {"r2": 0.4}, 1000 * (0.4 * 0.5 * 100 - 5)),
+    ],
+)
+def test_the_value_of_a_month(tmp_path: Path, task: str, rates: dict[str, float], value: float) -> None:
+    ws = workspace(tmp_path, task)
+    score(ws, **rates)
+    evidence = run_value(ws)
+    assert evidence.fact("roi.value_monthly").value == pytest.approx(value)
+    assert evidence.fact("roi.net_monthly").value == pytest.approx(value - 2000)
+    assert evidence.fact("roi.ratio").basis == "assumed"
+    assert evidence.fact("value.cost_per_1000").state == "not-assessed"
+
+
+@pytest.mark.parametrize(
+    ("task", "rates"), [("binary", {"roc_auc": 0.9}), ("multiclass", {"accuracy": 0.9}), ("regression", {})]
+)
+def test_rates_that_do_not_suffice_give_no_return(tmp_path: Path, task: str, rates: dict[str, float]) -> None:
+    ws = workspace(tmp_path, task)
+    score(ws, **rates)
+    evidence = run_value(ws)
+    assert evidence.data["decision"] == "not-assessed"
+    assert evidence.fact("roi.ratio").value is None
+    assert evidence.warnings[0].key == "value.no_rates"
+
+
+def test_rehearsed_windows_lead_and_are_called_simulated(tmp_path: Path) -> None:
+    ws = workspace(tmp_path)
+    score(ws, precision=0.6, selection_rate=0.2)
+    write_json(ws.windows / "a.json", {"counts": {"rows": 300, "actions": 60, "hits": 40}})
+    write_json(ws.windows / "b.json", {"verdict": "drift"})
+    facts = (
+        Fact("window.precision/b", 0.5, n=50),
+        Fact("window.selection_rate/b", 0.2, n=300),
+        Fact("window.auc/b", 0.8, n=300),
+    )
+    write_evidence(ws, Evidence("monitor", facts))
+    evidence = run_value(ws)
+    assert evidence.data["counts"] == {"rows": 600, "actions": 120.0, "hits": 70.0, "name": ""}
+    assert [w["name"] for w in evidence.data["windows"]] == ["a", "b"]
+    assert {f.basis for f in evidence.facts if f.id.startswith("roi.") and f.id != "roi.decision"} == {"simulated"}
+    assert {w.key for w in evidence.warnings} == {"value.money_assumed", "value.rehearsed"}
+
+
+def test_a_rehearsal_never_decommissions(tmp_path: Path) -> None:
+    ws = workspace(tmp_path, team=900_000.0)
+    score(ws, precision=0.6, selection_rate=0.2)
+    for name in "ab":
+        write_json(ws.windows / f"{name}.json", {"counts": {"rows": 300, "actions": 60, "hits": 40}})
+    evidence = run_value(ws)
+    assert evidence.data["decision"] == "optimise"
+    assert evidence.data["reason"]["key"] == "roi.reason.below_early"
+
+
+def test_it_is_the_same_twice_and_traceable(tmp_path: Path) -> None:
+    ws = workspace(tmp_path, basis="measured")
+    score(ws, precision=0.6, selection_rate=0.2)
+    run_value(ws)
+    first = ws.value_file.read_bytes()
+    run_value(ws)
+    assert ws.value_file.read_bytes() == first
+    assert set(read_json(ws.value_file)["inputs"]) == {"charter.frozen.json", "evidence/score.json"}
+    assert stage_evidence(ws, "value").warnings == ()
+
+
+def test_the_machine_is_priced_from_the_trial(tmp_path: Path) -> None:
+    ws = workspace(tmp_path)
+    score(ws, precision=0.6, selection_rate=0.2)
+    measured = (
+        Fact("trial.rows", 1000, "rows"),
+        Fact("trial.cpu_s", 36.0, "s"),
+        Fact("trial.wall_s", 36.0, "s"),
+        Fact("trial.rss_mib", 1024.0, "MiB"),
+    )
+    write_evidence(ws, Evidence("trial", measured))
+    evidence = run_value(ws)
+    assert evidence.fact("value.cost_per_1000").value == pytest.approx(36 / 3600 * (0.05 + 0.005))
+    assert evidence.data["costs"]["serving"] > 0
+
+
+def test_without_costs_only_the_net_value_decides(tmp_path: Path) -> None:
+    ws = workspace(tmp_path, team=0.0)
+    score(ws, precision=0.6, selection_rate=0.2)
+    evidence = run_value(ws)
+    assert evidence.fact("roi.ratio").value is None
+    assert evidence.data["decision"] == "keep"
