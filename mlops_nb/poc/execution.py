@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.errors import InputError, require
 from ..core.files import atomic_write, read_json, write_json
+from ..core.processes import die_with_parent
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'execute_notebook']
@@ -33,7 +34,8 @@ def _manager() -> type[Any]:
     runtime = require("jupyter_core.paths", "lab").jupyter_runtime_dir()
 
     async def start_kernel(self: Any, **given: Any) -> None:
-        own = {"env": {**os.environ, **ONE_THREAD}, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        own = {"env": {**os.environ, **ONE_THREAD}, "preexec_fn": die_with_parent, **silent}
         await base.start_kernel(self, **{**given, **own})
 
     fits = os.name == "posix" and len(f"{runtime}/kernel-{'x' * 36}.json-ipc-5") < _LONGEST_SOCKET
