@@ -5,8 +5,6 @@
 # %% ../../nbs/10b_data.checking.ipynb #imports
 from __future__ import annotations
 
-import functools
-import math
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from .columns import EXACT, Column
-from .values import NULL, as_text, is_null, moment
+from .values import FLOAT32_MAX, NULL, as_text, is_null, moment
 
 # %% auto #0
-__all__ = ['Fault', 'Judge', 'Problem', 'judge_of', 'check_rows']
+__all__ = ['Fault', 'Judge', 'Judges', 'Problem', 'judge_of', 'judges_of', 'check_rows']
 
 # %% ../../nbs/10b_data.checking.ipynb #problem
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def _bounds(
     column: Column,
 ) -> tuple[float, float]:
     "The numbers that need no explanation."
-    limit = float(EXACT) if column.integer and column.on_large == "reject" else float(np.finfo(np.float32).max)
+    limit = float(EXACT) if column.integer and column.on_large == "reject" else FLOAT32_MAX
     low = -limit if column.low is None else max(column.low, -limit)
     high = limit if column.high is None else min(column.high, limit)
     return low, high
@@ -61,7 +59,7 @@ def _explain_number(
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "type", "reject", _NUMBER
-    if not math.isfinite(value) or abs(value) > float(np.finfo(np.float32).max):
+    if not abs(value) <= FLOAT32_MAX:  # NaN too
         return "finite", "reject", _NUMBER
     if column.integer and column.on_large == "reject" and abs(value) > EXACT:
         return "precision", "reject", f"a whole number up to {EXACT}"
@@ -188,12 +186,14 @@ def judge_of(
 _ABSENT = object()
 
 
-@functools.lru_cache(maxsize=64)
-def _judges(
-    columns: tuple[Column, ...],
-) -> tuple[tuple[Column, Judge], ...]:
-    "One judge per column, made once per contract."
-    return tuple((c, judge_of(c)) for c in columns)
+Judges = Mapping[str, tuple[Column, Judge]]
+
+
+def judges_of(
+    columns: Sequence[Column],
+) -> Judges:  # By name, in order
+    "One judge a column; made once per contract."
+    return {c.name: (c, judge_of(c)) for c in columns}
 
 
 def _problem(
@@ -222,22 +222,21 @@ def _unknown(
 
 # %% ../../nbs/10b_data.checking.ipynb #check
 def check_rows(
-    columns: tuple[Column, ...],
+    judges: Judges,  # What `judges_of` made
     rows: Sequence[Mapping[str, Any]],  # As decoded from JSON
     unused: Collection[str] = (),  # Columns of the data that are no inputs
 ) -> list[Problem]:  # By row, then by column; empty when all is well
     "Judge every field of every row."
-    judges = _judges(columns)
-    names = {c.name for c in columns}
+    names = judges.keys()
     found: list[Problem] = []
     for number, row in enumerate(rows):
-        if len(row) > len(names) or not names.issuperset(row):
+        if row.keys() - names:
             found += _unknown(number, row, names, unused)
-        for column, judge in judges:
-            value = row.get(column.name, _ABSENT)
+        for name, (column, judge) in judges.items():
+            value = row.get(name, _ABSENT)
             fault = _missing(column) if value is _ABSENT else judge(value)
             if fault is not None:
-                found.append(_problem(number, column.name, value, fault))
+                found.append(_problem(number, name, value, fault))
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
-from .values import days, numbers, spellings, texts
+from .values import FLOAT32_MAX, days, numbers, spellings, texts
 
 # %% auto #0
 __all__ = ['Kind', 'Action', 'EXACT', 'Column', 'encode_column', 'gather', 'encode_columns']
@@ -57,16 +57,16 @@ def _encode_number(
 ) -> NDArray[np.float32]:  # NaN where null, or not finite in float32
     "Numbers as a graph takes them; raises `InputError` for a whole number it would change silently."
     found = numbers(values)
-    if column.integer and column.on_large == "reject" and (np.abs(found) > EXACT).any():
+    size = np.abs(found)
+    if column.integer and column.on_large == "reject" and (size > EXACT).any():
         raise InputError(
             f"whole numbers beyond {EXACT} lose digits in float32",
             where=f"column '{column.name}'",
             fix='declare "on_large": "round" if it is a quantity, or leave the column out if it is an identifier',
         )
-    with np.errstate(over="ignore"):
-        single = found.astype(np.float32)
-    single[np.isinf(single)] = np.nan
-    return single
+    if (size > FLOAT32_MAX).any():
+        found = np.where(size > FLOAT32_MAX, np.nan, found)
+    return found.astype(np.float32)
 
 # %% ../../nbs/10a_data.columns.ipynb #encode
 def encode_column(

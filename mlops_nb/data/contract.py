@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..core.errors import InputError
 from ..core.files import read_json, write_json
 from ..core.hashing import sha256_object
 from ..core.messages import label
-from .checking import Problem, check_rows
+from .checking import Judges, Problem, check_rows, judges_of
 from .columns import Column, encode_columns
 
 # %% auto #0
@@ -63,6 +64,13 @@ class Contract:
         "Names of the inputs, in order."
         return tuple(c.name for c in self.columns)
 
+    @functools.cached_property
+    def _judges(self) -> Judges:
+        return judges_of(self.columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}  # judges are functions: no pickle
+
     @property
     def unused_names(self) -> tuple[str, ...]:
         "Columns of the data that are no inputs."
@@ -98,7 +106,7 @@ class Contract:
         rows: Sequence[Mapping[str, Any]],  # As decoded from JSON
     ) -> list[Problem]:  # By row, then by column; empty when all is well
         "What breaks the contract in `rows`."
-        return check_rows(self.columns, rows, self.unused_names)
+        return check_rows(self._judges, rows, self.unused_names)
 
     def to_dict(self) -> dict[str, Any]:
         "JSON form."

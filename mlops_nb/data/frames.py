@@ -15,7 +15,8 @@ from ..core.errors import InputError, require
 from ..core.messages import Message
 from .columns import Column, encode_column
 from .contract import Contract, Target, no_such
-from .values import NULL, as_array, as_text, is_null, moments, numbers, spellings, texts
+from .dates import date_format
+from .values import FLOAT32_MAX, NULL, as_array, as_text, is_null, moments, numbers, spellings, texts
 
 # %% auto #0
 __all__ = ['settle_number', 'class_counts', 'distinct_texts', 'settle_moments', 'settle_target', 'labels', 'conform',
@@ -53,9 +54,9 @@ def settle_number(
     series: pd.Series[Any],
     integer: bool,  # Whether the contract says whole numbers
 ) -> NDArray[Any]:  # int64 where all are whole and none is null, else float64
-    "Numbers of a column; infinities and texts that are none become null."
+    "Numbers of a column; texts that are none and what float32 calls infinite become null."
     found = numbers(series)
-    found[np.isinf(found)] = np.nan
+    found[np.abs(found) > FLOAT32_MAX] = np.nan
     whole = integer and bool(np.isfinite(found).all()) and bool((found == np.floor(found)).all())
     return found.astype(np.int64) if whole else found
 
@@ -183,10 +184,12 @@ def _settle_unused(
 # %% ../../nbs/11a_data.frames.ipynb #time
 def settle_time(
     series: pd.Series[Any],
-    format: str = "",
-) -> NDArray[Any]:  # Moments; float64 when the column counts (a year, an epoch)
-    "The values of a time column."
-    return settle_number(series, True) if series.dtype.kind in "iuf" else settle_moments(series, format)
+) -> NDArray[Any]:  # Moments; numbers when the column counts (a year, an epoch)
+    "The values of a time column, in whatever format they are written."
+    if series.dtype.kind in "iuf":
+        return settle_number(series, True)
+    known = None if series.dtype.kind == "M" else date_format(distinct_texts(series)[0])
+    return settle_moments(series, known[0] if known else "")
 
 # %% ../../nbs/11a_data.frames.ipynb #lost
 def losses(

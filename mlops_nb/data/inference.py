@@ -9,9 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..core.errors import InputError
 from ..core.messages import Message
 from .contract import Contract, Excluded, Target, no_such
+from .frames import settle_time
 from .kinds import Guess, guess_column, id_name
 from .targets import guess_target
 
@@ -25,16 +28,19 @@ if TYPE_CHECKING:
 # %% ../../nbs/12b_data.inference.ipynb #time
 _TIME_NAMES = ("timestamp", "datetime", "date", "time", "created", "jour", "horodatage", "heure", "day", "month")
 _BIRTH = ("birth", "dob", "naissance")
+_COMPLETE = 0.95  # rows without a moment count as the oldest; more of them would make the order a fiction
 
 
 def choose_time(
     guesses: Sequence[Guess],
+    frame: pd.DataFrame,
 ) -> str:  # "" when there is none
     "The date column that orders the rows."
     dates = [g.column for g in guesses if g.column and g.column.kind == "datetime"]
-    fit = [c for c in dates if not c.nullable and not any(b in c.name.lower() for b in _BIRTH)]
-    named = [c for c in fit if any(t in c.name.lower() for t in _TIME_NAMES)]
-    return (named or fit)[0].name if fit else ""
+    full = [c.name for c in dates if frame[c.name].notna().mean() >= _COMPLETE]
+    fit = [n for n in full if not any(b in n.lower() for b in _BIRTH)]
+    named = [n for n in fit if any(t in n.lower() for t in _TIME_NAMES)]
+    return (named or fit or [""])[0]
 
 # %% ../../nbs/12b_data.inference.ipynb #unit
 _ROW_NUMBERS = ("rownames", "rowname", "index", "unnamed", "column_", "row")
@@ -74,6 +80,17 @@ def _check_roles(
         if used.count(name) > 1 or (name == roles.target and name in roles.exclude):
             raise InputError(f"column '{name}' has two roles", where=where, fix="target, time and unit_id must differ")
 
+# %% ../../nbs/12b_data.inference.ipynb #check-time
+def _check_time(
+    frame: pd.DataFrame,
+    name: str,
+    where: str,
+) -> None:
+    "Refuse a column of time that holds no times."
+    found = settle_time(frame[name])
+    if (np.isnat(found) if found.dtype.kind == "M" else np.isnan(found.astype(np.float64))).all():
+        raise InputError(f"column of time '{name}' holds no dates", where=where, fix="name another column, or none")
+
 # %% ../../nbs/12b_data.inference.ipynb #infer
 def infer_contract(
     frame: pd.DataFrame,  # As `read_table` gave it
@@ -89,10 +106,12 @@ def infer_contract(
     "A first contract; raises `InputError` when the table cannot carry a model."
     roles = Roles(target, time or "", unit_id or "", tuple(exclude))
     _check_roles(roles, [str(n) for n in frame.columns], where)
-    found = guess_target(frame[target], task, positive)
+    if roles.time:
+        _check_time(frame, roles.time, where)
+    found = guess_target(frame[target], task, positive, where)
     guesses = [guess_column(frame[n]) for n in frame.columns if n not in (target, *roles.exclude)]
     if time == "":
-        roles = replace(roles, time=choose_time(guesses))
+        roles = replace(roles, time=choose_time(guesses, frame))
     if unit_id == "":
         roles = replace(roles, unit_id=choose_unit(guesses, frame))
     contract = _assemble(found.target, guesses, roles, where)
@@ -120,5 +139,5 @@ def _messages(
     chosen: bool,  # Whether the column of time was our choice
 ) -> list[Message]:
     "What a person should know, in the order of the file."
-    told = [m for g in guesses if g.name != roles.time for m in g.messages]
+    told = [m for g in guesses if g.column or g.name != roles.time for m in g.messages]
     return told + ([Message("data.time-inferred", {"column": roles.time})] if chosen else [])

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from ..core.errors import require
 from ..core.messages import Message
 from .columns import EXACT, Column
+from .dates import date_format
 from .frames import distinct_texts, settle_moments
-from .values import NULL_DAYS, days, numbers
+from .values import FLOAT32_MAX, days, numbers
 
 # %% auto #0
-__all__ = ['MOST_LEVELS', 'Guess', 'left_out', 'guess_number', 'id_name', 'identifies', 'date_format', 'guess_datetime', 'Texts',
-           'guess_text', 'guess_mixed', 'guess_column']
+__all__ = ['MOST_LEVELS', 'Guess', 'left_out', 'guess_number', 'id_name', 'identifies', 'guess_datetime', 'Texts', 'guess_text',
+           'guess_mixed', 'guess_column']
 
 # %% ../../nbs/12_data.kinds.ipynb #typing
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def guess_number(
     values: NDArray[np.float64],  # NaN where null
 ) -> Guess:
     "A column of numbers."
-    finite = values[np.isfinite(values)]
+    finite = values[np.abs(values) <= FLOAT32_MAX]
     messages = []
-    if np.isinf(values).any():
-        messages.append(Message("data.infinite", {"column": name, "count": int(np.isinf(values).sum())}))
+    if infinite := int((np.abs(values) > FLOAT32_MAX).sum()):
+        messages.append(Message("data.infinite", {"column": name, "count": infinite}))
     if not len(finite):
         return left_out(name, "all-null")
     low, high = _range(finite)
@@ -98,34 +99,6 @@ def identifies(
     distinct = np.unique(present)
     consecutive = len(distinct) == len(present) and distinct[-1] - distinct[0] == len(present) - 1
     return consecutive or (id_name(name) and len(distinct) > 0.5 * len(present))
-
-# %% ../../nbs/12_data.kinds.ipynb #dates
-_DATE = re.compile(r"^\s*(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4})([T ]\d{1,2}:\d{2}.*)?\s*$")
-_DAY_FIRST = ("%d{0}%m{0}%Y", "%m{0}%d{0}%Y")
-_TIMES = ("", " %H:%M", " %H:%M:%S")
-
-
-def _formats(
-    example: str,
-) -> list[str]:  # "" is ISO 8601
-    "Formats worth trying for texts like `example`."
-    mark = re.sub(r"\d", "", example.strip())[0]
-    year_first = re.match(r"\s*\d{4}", example) is not None
-    dates = [f"%Y{mark}%m{mark}%d"] if year_first else [f.format(mark) for f in _DAY_FIRST]
-    iso = [""] if year_first and mark == "-" else []
-    return iso + [d + t for d in dates for t in _TIMES]
-
-
-def date_format(
-    texts: list[str],  # Distinct texts
-) -> tuple[str, bool] | None:  # strptime format ("" for ISO 8601) and whether it is ambiguous; None when no dates
-    "The format in which at least 99 % of the texts are dates."
-    some = texts[:: max(1, len(texts) // 2000)]
-    if sum(map(bool, map(_DATE.match, some))) < 0.99 * max(len(some), 1):
-        return None
-    fits = [f for f in _formats(some[0]) if (days(some, f) > NULL_DAYS).mean() >= 0.99]
-    kinds = {f.split("%Y")[0] for f in fits if f.startswith(("%d", "%m"))}
-    return (fits[0], len(kinds) > 1) if fits else None
 
 # %% ../../nbs/12_data.kinds.ipynb #moments
 def guess_datetime(
@@ -237,6 +210,8 @@ def guess_column(
         guess = left_out(name, "identifier") if identifies(name, values) else guess_number(name, values)
     elif kind == "M":
         guess = guess_datetime(name, series)
+    elif kind in "mc":
+        return left_out(name, "unsupported", type=str(series.dtype))
     else:
         guess = _guess_object(name, series)
     return _constant(series, guess)
@@ -270,10 +245,10 @@ def _constant(
 ) -> Guess:
     "Leave out a column that never varies; one that is present or absent does."
     column = guess.column
-    if column is None or column.nullable or column.kind == "text" or len(column.levels) > 1:
+    if column is None or column.nullable or column.kind == "text":
         return guess
-    if column.kind == "boolean" or (column.low == column.high and column.kind != "datetime"):
-        one = series.astype(str).nunique() == 1
+    if column.kind == "number":
+        one = column.low == column.high
     else:
-        one = len(column.levels) == 1 or (column.kind == "datetime" and series.nunique() == 1)
+        one = len(column.levels) == 1 if column.levels else series.nunique() == 1
     return left_out(guess.name, "constant", value=str(series.iloc[0])[:40]) if one else guess

@@ -9,6 +9,8 @@ import csv
 import gzip
 import io
 import re
+import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +94,7 @@ def _check_block(
         raise InputError(f"not UTF-8 text: {reason}", where=f"{path}:{number}", fix=fix)
 
 # %% ../../nbs/11_data.loading.ipynb #dialect
+_SAMPLE = 1 << 16  # bytes
 _SEPARATORS = ",;\t|"
 _DECIMAL_COMMA = re.compile(r"(?:^|[;\t|])\s*\"?-?\d+,\d+\"?\s*(?=[;\t|]|$)", re.MULTILINE)
 
@@ -110,7 +113,8 @@ def _dialect(
 ) -> Dialect:
     "The dialect of a text file; raises `InputError` when there are no rows."
     with _open(path) as f:
-        sample = f.read(1 << 16).decode("utf-8-sig", errors="ignore")
+        raw = f.read(_SAMPLE)
+    sample = raw.decode("utf-8-sig", errors="ignore")
     first = sample.lstrip("\r\n").partition("\n")[0]
     bare = re.sub(r'"[^"]*"', "", first)
     separator = max(_SEPARATORS, key=bare.count)
@@ -120,7 +124,8 @@ def _dialect(
         raise InputError(
             "the file holds no rows" if rows else "the file is empty", where=str(path), fix="export it again"
         )
-    _check_width(rows, path, complete=len(sample) < 1 << 15)
+    _check_header(rows[0], path)
+    _check_width(rows, path, complete=len(raw) < _SAMPLE)
     return Dialect(check_names(rows[0], str(path)), separator, "," if comma else ".")
 
 # %% ../../nbs/11_data.loading.ipynb #width
@@ -139,35 +144,60 @@ def _check_width(
                 fix="quote fields that contain the separator",
             )
 
+# %% ../../nbs/11_data.loading.ipynb #header
+_FIGURE = re.compile(r"\s*-?\d+([.,]\d+)?\s*")
+
+
+def _check_header(
+    header: list[str],
+    path: Path,
+) -> None:
+    "Refuse a first line that holds values: a forgotten header would cost a row and every name."
+    figures = [h for h in header if _FIGURE.fullmatch(h)]
+    if len(figures) > len(header) / 2:
+        raise InputError(
+            f"the first line holds numbers ('{figures[0]}'), not names",
+            where=f"{path}:1",
+            fix="add a line with the names of the columns",
+        )
+
 # %% ../../nbs/11_data.loading.ipynb #csv
+def _parse(
+    path: Path,
+    dialect: Dialect,
+) -> pd.DataFrame:
+    "The table as pandas reads it with nothing left to guess."
+    frame: pd.DataFrame = require("pandas", "lab").read_csv(
+        path,
+        sep=dialect.separator,
+        decimal=dialect.decimal,
+        header=0,
+        names=dialect.header,
+        index_col=False,
+        encoding="utf-8-sig",
+        keep_default_na=False,
+        na_values=sorted(NULL_TEXTS),
+        skipinitialspace=True,
+        low_memory=False,
+        float_precision="round_trip",  # the default parser is off by one bit now and then
+        compression="gzip" if path.suffix == ".gz" else None,
+    )
+    return frame
+
+
 def _read_csv(
     path: Path,
 ) -> pd.DataFrame:
     "Read a text table; raises `InputError` for what does not fit."
-    pandas = require("pandas", "lab")
-    check_utf8(path)
-    dialect = _dialect(path)
+    errors = require("pandas", "lab").errors
+    wrong = (errors.ParserError, errors.ParserWarning, ValueError, OSError, EOFError, zlib.error, csv.Error)
     try:
-        frame: pd.DataFrame = pandas.read_csv(
-            path,
-            sep=dialect.separator,
-            decimal=dialect.decimal,
-            header=0,
-            names=dialect.header,
-            index_col=False,
-            encoding="utf-8-sig",
-            keep_default_na=False,
-            na_values=sorted(NULL_TEXTS),
-            skipinitialspace=True,
-            low_memory=False,
-            float_precision="round_trip",  # the default parser is off by one bit now and then
-            compression="gzip" if path.suffix == ".gz" else None,
-        )
-    except (pandas.errors.ParserError, pandas.errors.ParserWarning, ValueError) as e:
-        raise InputError(
-            f"cannot be read as a table: {e}", where=str(path), fix="check quotes and separators"
-        ) from None
-    return frame
+        check_utf8(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", errors.ParserWarning)  # about fields that would be dropped
+            return _parse(path, _dialect(path))
+    except wrong as e:
+        raise InputError(f"no table: {e}", where=str(path), fix="check quotes and separators") from None
 
 # %% ../../nbs/11_data.loading.ipynb #parquet
 def _read_parquet(

@@ -99,7 +99,8 @@ def _cells(
         return codes[: len(train)], codes[len(train) :]
     a, b = train.astype(np.float64), other.astype(np.float64)
     edges = np.unique(np.nanquantile(a, np.linspace(0, 1, bins + 1))) if np.isfinite(a).any() else np.zeros(1)
-    return tuple(np.where(np.isnan(v), 0, np.searchsorted(edges, v) + 1) for v in (a, b))  # type: ignore[return-value]
+    first, second = (np.where(np.isnan(v), 0, np.minimum(np.searchsorted(edges, v) + 1, len(edges))) for v in (a, b))
+    return first, second
 
 # %% ../../nbs/13b_data.quality.ipynb #answers
 def _answers(
@@ -132,6 +133,19 @@ def _gain(
     return float(1 - ((got - truths[1]) ** 2).mean() / naive) if naive else 0.0
 
 
+def _truths(
+    contract: Contract,
+    train: pd.DataFrame,
+    other: pd.DataFrame,
+) -> tuple[NDArray[Any], NDArray[Any]]:  # Class indices; of numbers the rank in train, which tames their tails
+    "What is to be predicted."
+    first, second = labels(contract, train), labels(contract, other)
+    if contract.target.classes:
+        return first, second
+    ranks = np.sort(first)
+    return np.searchsorted(ranks, first) / len(ranks), np.searchsorted(ranks, second) / len(ranks)
+
+
 def dominance(
     contract: Contract,
     train: pd.DataFrame,  # Settled rows
@@ -139,7 +153,7 @@ def dominance(
     most: int = 3,  # How many inputs to tell
 ) -> tuple[Fact, ...]:  # The strongest input, then each of the strongest
     "The inputs that predict the target nearly alone."
-    truths = labels(contract, train), labels(contract, other)
+    truths = _truths(contract, train, other)
     a, b = encode_frame(contract, train), encode_frame(contract, other)
     count = len(contract.target.classes)
     gains = {
@@ -147,7 +161,7 @@ def dominance(
         for n in contract.feature_names
     }
     top = sorted(gains.items(), key=lambda item: (-item[1], item[0]))[:most]
-    whole = Fact("quality.dominance", top[0][1], n=len(other), method="lambda" if count else "r2")
+    whole = Fact("quality.dominance", top[0][1], n=len(other), method="lambda" if count else "r2 of ranks")
     return (whole, *(replace(whole, id=f"quality.dominance/{n}", value=v) for n, v in top))
 
 # %% ../../nbs/13b_data.quality.ipynb #measure

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import InputError
 from ..core.files import atomic_folder
 from ..core.messages import Message
 from ..core.workspace import Workspace
-from .contract import Contract
+from .contract import Contract, Target
 from .frames import settle_time
 from .repeats import Repeats, find_repeats, mix
 
@@ -168,7 +169,28 @@ def _assign_by_time(
     codes, torn = _by_time(times, _places(repeats))
     messages = [Message("data.time-null", {"column": contract.time, "count": null})] if null else []
     messages += [Message("data.time-ties", {"column": contract.time})] if torn else []
+    messages += _absent_classes(contract.target, frame[contract.target.name].to_numpy(), codes)
     return Assignment(codes, "time", tuple(messages))
+
+# %% ../../nbs/13a_data.splits.ipynb #absent
+def _absent_classes(
+    target: Target,
+    values: NDArray[Any],  # Class of each row
+    codes: NDArray[np.int8],
+) -> list[Message]:
+    "Classes that a split lacks; raises `InputError` when train lacks one."
+    told = []
+    for code, name in enumerate(SHARES):
+        held = set(values[codes == code])
+        for gone in [c for c in target.classes if c not in held]:
+            if name == "train":
+                raise InputError(
+                    f"class '{gone}' of '{target.name}' does not occur in the oldest {SHARES['train']:.0%} of the rows",
+                    where="data.time",
+                    fix="name another column of time in charter.toml and contract.json, or none",
+                )
+            told.append(Message("data.class-absent", {"class": gone, "split": name}))
+    return told
 
 # %% ../../nbs/13a_data.splits.ipynb #write
 def _write(

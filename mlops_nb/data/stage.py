@@ -26,7 +26,7 @@ from .splits import Assignment, assign, split_frames, write_splits
 from .validation import validate
 
 # %% auto #0
-__all__ = ['exclude_columns', 'contract_for', 'Prepared', 'prepare', 'run_data']
+__all__ = ['exclude_columns', 'readmit', 'contract_for', 'Prepared', 'prepare', 'run_data']
 
 # %% ../../nbs/14a_data.stage.ipynb #typing
 if TYPE_CHECKING:
@@ -67,17 +67,32 @@ def exclude_columns(
     return replace(contract, columns=columns, excluded=contract.excluded + tuple(Excluded(n, "charter") for n in gone))
 
 
+def readmit(
+    contract: Contract,
+    guessed: Contract,  # What the table itself says
+    names: tuple[str, ...],  # Columns that the charter excludes now
+) -> Contract:
+    "The contract with the inputs that the charter excluded once and no longer does, as inferred."
+    back = {e.name for e in contract.excluded if e.reason == "charter" and e.name not in names}
+    if not back:
+        return contract
+    columns = {c.name: c for c in (*contract.columns, *(c for c in guessed.columns if c.name in back))}
+    order = dict.fromkeys([*guessed.feature_names, *contract.feature_names])
+    excluded = [e for e in contract.excluded if e.name not in back] + [e for e in guessed.excluded if e.name in back]
+    return replace(contract, columns=tuple(columns[n] for n in order if n in columns), excluded=tuple(excluded))
+
+
 def contract_for(
     ws: Workspace,
     frame: pd.DataFrame,  # As read
     data: Data,  # The charter's [data]
 ) -> tuple[Contract, tuple[Message, ...]]:  # The contract; warnings about the table
-    "The contract of the workspace, written when it is new or changed by the charter."
+    "The contract of the workspace, or a new one."
     guessed, messages = _infer(frame, data)
-    contract = _agree(load_contract(ws.contract_file), data) if ws.contract_file.exists() else guessed
-    if not ws.contract_file.exists() or load_contract(ws.contract_file) != contract:
-        contract.save(ws.contract_file)
-    return contract, messages
+    if not ws.contract_file.exists():
+        return guessed, messages
+    held = _agree(load_contract(ws.contract_file), data)
+    return readmit(held, guessed, data.exclude), messages
 
 # %% ../../nbs/14a_data.stage.ipynb #infer
 def _infer(
@@ -156,13 +171,12 @@ def run_data(
     table = prepare(ws, data)
     assignment = assign(table.contract, table.usable)
     parts = split_frames(table.contract, table.usable, assignment)
+    quality = measure_quality(table.contract, table.frame, parts, today)
+    table.contract.save(ws.contract_file)
     write_splits(ws, parts)
     evidence = Evidence(
         stage="data",
-        facts=(
-            *_size_facts(assignment.rows(), len(table.contract.columns)),
-            *measure_quality(table.contract, table.frame, parts, today),
-        ),
+        facts=(*_size_facts(assignment.rows(), len(table.contract.columns)), *quality),
         data=plain(_evidence_data(ws, data, table, assignment, parts)),
         inputs=ws.sources(ws.root / data.file),
         warnings=(*table.messages, *assignment.messages),

@@ -124,10 +124,11 @@ def guess_target(
     series: pd.Series[Any],  # The target column, as read
     task: str = "",  # "" to be judged from the values
     positive: str = "",  # binary only; "" to be judged from the values
+    table: str = "",  # How errors name the table
 ) -> TargetGuess:
     "What is to be predicted; raises `InputError` when it cannot be learnt."
     name = str(series.name)
-    where = f"target '{name}'"
+    where = f"{table}: target '{name}'" if table else f"target '{name}'"
     counts = class_counts(series)
     _check_rows(sum(counts.values()), where)
     if len(counts) == 1:

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 # %% auto #0
-__all__ = ['NULL', 'NULL_DAYS', 'NULL_TEXTS', 'is_null', 'as_array', 'numbers', 'as_text', 'text_of', 'texts', 'moment',
-           'moments', 'days', 'spellings']
+__all__ = ['NULL', 'NULL_DAYS', 'FLOAT32_MAX', 'NULL_TEXTS', 'is_null', 'as_array', 'numbers', 'as_text', 'text_of', 'texts',
+           'moment', 'moments', 'days', 'spellings']
 
 # %% ../../nbs/10_data.values.ipynb #null
 NULL = "__null__"
 NULL_DAYS = -1_000_000
+FLOAT32_MAX = float(np.finfo(np.float32).max)  # beyond it a number is infinite in the graph
 NULL_TEXTS = frozenset(
     ["", NULL, "NA", "N/A", "n/a", "<NA>", "#N/A", "#NA", "NaN", "nan", "-nan", "-NaN", "null", "NULL", "None"]
 )
