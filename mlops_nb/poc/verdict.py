@@ -5,6 +5,7 @@
 # %% ../../nbs/23a_poc.verdict.ipynb #imports
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,19 +67,14 @@ def number_args(
     threshold: float,
 ) -> dict[str, Any]:
     "What a reason says about a value."
-    return {
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "threshold": threshold,
-        "n": interval.n,
-    }
+    bounds = {k: v if math.isfinite(v) else None for k, v in (("low", interval.low), ("high", interval.high))}
+    return {"value": interval.value, **bounds, "threshold": threshold, "n": interval.n}
 
 
 def judge(
     interval: Interval,
     threshold: float,
-    key: str,  # reasons are the messages KEY.go, KEY.no-go and KEY.conditional
+    key: str,  # reasons: KEY.go, KEY.no-go, KEY.conditional; KEY.open when no number of rows would decide
     higher_is_better: bool = True,
     n_needed: int | None = None,  # rows that would decide, if it straddles
     args: Mapping[str, Any] | None = None,  # further values of the reason
@@ -87,7 +83,8 @@ def judge(
     state = _STATE_OF[interval.side(threshold, higher_is_better)]
     open_n = n_needed if state == CONDITIONAL else None
     told = {**number_args(interval, threshold), **(args or {}), "n_needed": open_n}
-    return Verdict(state, Message(f"{key}.{state}", told), open_n)
+    word = "open" if state == CONDITIONAL and open_n is None else state
+    return Verdict(state, Message(f"{key}.{word}", told), open_n)
 
 # %% ../../nbs/23a_poc.verdict.ipynb #band
 def judge_band(
