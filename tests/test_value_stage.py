@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mlops_nb.charter import freeze_file
+from mlops_nb.charter import Business, freeze_file
 from mlops_nb.core.facts import Fact
 from mlops_nb.core.files import read_json, write_json
 from mlops_nb.core.workspace import Evidence, Workspace, stage_evidence, write_evidence
-from mlops_nb.value.stage import run_value
+from mlops_nb.value.stage import Counts, month_value, run_value, variance
 
 CHARTER = """
 [problem]
@@ -131,7 +132,9 @@ def test_the_machine_is_priced_from_the_trial(tmp_path: Path) -> None:
     write_evidence(ws, Evidence("trial", measured))
     evidence = run_value(ws)
     assert evidence.fact("value.cost_per_1000").value == pytest.approx(36 / 3600 * (0.05 + 0.005))
-    assert evidence.data["costs"]["serving"] > 0
+    serving = next(c for c in evidence.data["costs"] if c["item"] == "serving")
+    assert serving["amount"] > 0
+    assert serving["basis"] == "measured"
 
 
 def test_without_costs_only_the_net_value_decides(tmp_path: Path) -> None:
@@ -140,3 +143,14 @@ def test_without_costs_only_the_net_value_decides(tmp_path: Path) -> None:
     evidence = run_value(ws)
     assert evidence.fact("roi.ratio").value is None
     assert evidence.data["decision"] == "keep"
+
+
+def test_the_variance_is_that_of_the_draws() -> None:
+    b = Business(
+        value_per_action=100, action_cost=30, uptake=0.5, uptake_low=0.4, uptake_high=0.6, units_per_month=1000
+    )
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(400, [0.15, 0.25, 0.6], size=200_000) / 400  # hits, actions in vain, no action
+    uptake = rng.normal(0.5, 0.1 / 1.96, 200_000)
+    values = month_value(draws[:, 0], draws[:, 0] + draws[:, 1], uptake, 100, 30, 1000)  # type: ignore[arg-type]
+    assert np.sqrt(variance(Counts(400, 160, 60), b)) == pytest.approx(values.std(), rel=0.01)

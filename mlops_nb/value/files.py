@@ -293,6 +293,18 @@ class RoiResult:
             "notes": [n.to_dict() for n in self.notes],
         }
 
+    @property
+    def exit_code(self) -> int:
+        "0 done, 1 when the answer is to decommission, 3 when nothing can be said yet."
+        return {"decommission": 1}.get(self.roi.decision, 0 if self.roi.amounts.assessable else 3)
+
+    def text(
+        self,
+        lang: str = "en",
+    ) -> str:
+        "The result as lines: decision first, then its figures, then what was left out."
+        return "\n".join(_lines(self, lang))
+
     def _repr_html_(self) -> str:
         return "".join(t.html() for t in result_tables(self))
 
@@ -308,6 +320,28 @@ def _waiting_facts(
         Fact("roi.waiting_price", waiting.price, currency, method=method, basis="simulated"),
         Fact("roi.months_to_decide", waiting.months_to_decide, "1", method="at this estimate", basis="simulated"),
     )
+
+# %% ../../nbs/66_value.files.ipynb #lines
+def _lines(
+    result: RoiResult,
+    lang: str,
+) -> list[str]:
+    "The result line by line, for a terminal."
+    told = [
+        f"{text('fact.roi.decision', lang)}: {text(f'roi.decision.{result.roi.decision}', lang)}",
+        result.roi.reason.text(lang),
+        "",
+    ]
+    for f in result.facts:
+        if not isinstance(f.value, str):
+            span = f"  [{number(f.low, lang, 2)} … {number(f.high, lang, 2)}]" if f.level else ""
+            told.append(f"{text(f.key, lang)}: {number(f.value, lang, 3)} {f.unit}{span}".rstrip())
+    for e in result.effects:
+        reading = e.reason.text(lang) if e.reason else text(f"experiment.winner.{e.winner or 'none'}", lang)
+        told.append(
+            f"{e.metric}: {number(e.difference, lang)} [{number(e.low, lang)} … {number(e.high, lang)}], {reading}"
+        )
+    return told + [""] * bool(result.notes) + [f"- {n.text(lang)}" for n in result.notes]
 
 # %% ../../nbs/66_value.files.ipynb #tables
 def result_tables(

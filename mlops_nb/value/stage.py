@@ -276,6 +276,14 @@ def _judged(
     return _Found(test, (), projection, projection) if test and projection else None
 
 # %% ../../nbs/67_value.stage.ipynb #data
+def _basis_of(
+    table: CostTable,
+    item: str,
+) -> str:
+    "The weakest basis of an item's lines."
+    return CostTable(table.currency, tuple(c for c in table.lines if c.item == item)).basis
+
+
 def _data(
     found: _Found,
     charter: Charter,
@@ -291,7 +299,7 @@ def _data(
         "currency": charter.costs.currency,
         "level": LEVEL,
         "windows": [{"name": n, "value": v, "cost": cost, "net": v - cost} for n, v in monthly],
-        "costs": by_item(table),
+        "costs": [{"item": i, "amount": a, "basis": _basis_of(table, i)} for i, a in by_item(table).items()],
         "cost_months": charter.expiry_months,
         "waiting": asdict(value_of_waiting(found.roi)),
         "counts": asdict(found.counts),
