@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from pathlib import Path
 from typing import Any
 
+from mlops_nb.charter import freeze_file
 from mlops_nb.core.facts import Fact
 from mlops_nb.core.files import write_json
 from mlops_nb.core.messages import Message
 from mlops_nb.core.workspace import Evidence, Workspace, write_evidence
 from mlops_nb.ledger import Ledger
+from mlops_nb.reporting.page import Piece
+from mlops_nb.reporting.publishing import template_file
 
 AS_OF = "2026-11-20T10:00:00Z"
 CANDIDATE = "c" * 64
 
-CHARTER: dict[str, Any] = {
-    "problem": {
-        "name": "churn",
-        "statement": "Which customers are about to leave?",
-        "intended_use": "Rank customers for the retention team; a person decides.",
-        "owner": "A. Martin",
-        "risk": "limited",
-        "lang": "en",
-    },
-    "data": {"file": "data/churn.csv", "target": "churn", "task": "binary"},
-    "costs": {"currency": "EUR"},
-    "criteria": {},
-}
+CHARTER = """
+status = "reviewed"
+[problem]
+name = "{name}"
+statement = "Which customers are about to leave?"
+intended_use = "Rank customers for the retention team; a person decides."
+owner = "A. Martin"
+lang = "{lang}"
+[data]
+file = "data/churn.csv"
+target = "churn"
+task = "binary"
+[criteria.performance]
+threshold = 0.8
+"""
 
 
 def score_facts() -> tuple[Fact, ...]:
@@ -69,20 +76,29 @@ def card(facts: tuple[Fact, ...]) -> list[dict[str, Any]]:
 def reporting_workspace(root: Path, name: str = "churn", lang: str = "en", ledger: bool = True) -> Workspace:
     "A workspace that all three reports can be made of."
     ws = Workspace(root)
-    charter = {**CHARTER, "problem": {**CHARTER["problem"], "name": name, "lang": lang}}
-    write_json(ws.frozen_file, {"v": 1, "charter": charter, "draft": False, "approvers_sha256": "", "sha256": "0" * 64})
-    (ws.root / "charter.toml").write_text("")
+    ws.root.mkdir(parents=True, exist_ok=True)
+    ws.charter_file.write_text(CHARTER.format(name=name, lang=lang))
+    freeze_file(ws)
     facts = score_facts()
     write_evidence(ws, Evidence("score", facts, {"criteria": card(facts)}, {"splits/test.parquet": "a" * 64}))
     snapshot = {"id": "d" * 64, "rows": 7043, "columns": 20}
     left_out = [{"name": "customer_id", "reason": "identifier"}]
-    write_evidence(ws, Evidence("data", (Fact("quality.completeness/total_charges", 0.9984),), {"snapshot": snapshot, "excluded": left_out}))
+    write_evidence(
+        ws,
+        Evidence(
+            "data", (Fact("quality.completeness/total_charges", 0.9984),), {"snapshot": snapshot, "excluded": left_out}
+        ),
+    )
     parity = (Fact("export.parity_max_abs", 3.2e-7, n=512), Fact("export.rows", 512, "rows"))
     bundle = {"id": CANDIDATE, "path": f"bundles/{name}-{CANDIDATE[:12]}"}
     write_evidence(ws, Evidence("export", parity, {"candidate": bundle}))
     write_evidence(ws, Evidence("trial", (Fact("trial.requests", 600, "1"), Fact("latency.p50", 2.31, "ms", n=600))))
     write_evidence(ws, Evidence("poc", tuple(Fact(f"poc.roc_auc/seed-{s}", 0.84 + s / 1000) for s in range(3))))
-    condition = {"message": Message("core.done", {"stage": "x", "seconds": 3}).to_dict(), "owner": "A. Martin", "due": "2026-12-01"}
+    condition = {
+        "message": Message("core.done", {"stage": "x", "seconds": 3}).to_dict(),
+        "owner": "A. Martin",
+        "due": "2026-12-01",
+    }
     reasons = [Message("core.done", {"stage": "score", "seconds": 2.5}).to_dict()]
     write_json(ws.decision_file, {"v": 1, "decision": "conditional", "reasons": reasons, "conditions": [condition]})
     if ledger:
@@ -91,3 +107,117 @@ def reporting_workspace(root: Path, name: str = "churn", lang: str = "en", ledge
         book.append("decision.made", CANDIDATE, {}, "alice")
         book.append("version.moved", CANDIDATE, {"to": "staging"}, "alice")
     return ws
+
+
+def drift_verdict(columns: list[str], drifted: tuple[str, ...] = (), rows: int = 300) -> dict[str, Any]:
+    "What `monitoring.drift` says of a window."
+    features = [
+        {
+            "name": name,
+            "kind": "number",
+            "state": "drift" if name in drifted else "stable",
+            "method": "KS",
+            "statistic": 1.0 + i / 100,
+            "effect": 0.31 if name in drifted else 0.011 + i / 10000,
+            "effect_low": 0.25 if name in drifted else 0.0,
+            "effect_high": 0.37 if name in drifted else 0.061 + i / 10000,
+            "p_value": 1e-12 if name in drifted else 0.3 + i / 1000,
+            "p_adjusted": 1e-10 if name in drifted else 0.6 + i / 1000,
+            "n_reference": 4225,
+            "n_current": rows,
+            "about": "median",
+            "before": 64.0 + i,
+            "after": 77.0 + i if name in drifted else 64.5 + i,
+        }
+        for i, name in enumerate(columns)
+    ]
+    rules = {"alpha": 0.05, "floor": 0.02, "visible": 0.2, "rows_reference": 4225, "rows_current": rows}
+    return {"verdict": "drift" if drifted else "stable", "features": features, "drifted": list(drifted), **rules}
+
+
+def add_monitoring(ws: Workspace, columns: list[str]) -> None:
+    "Three windows, the last two changed on purpose."
+    last = columns[-1]
+    windows: list[dict[str, Any]] = [
+        {"name": "w1", "state": "stable", "drift": drift_verdict(columns)},
+        {
+            "name": "w2",
+            "state": "drift",
+            "drift": drift_verdict(columns, (last,), 290),
+            "changes": [{"kind": "scale", "column": last, "factor": 1.2}],
+            "diagnosis": [{"cause": "range", "action": "wait", "column": last}],
+        },
+        {"name": "w3", "state": "inconclusive", "drift": drift_verdict(columns[:2], (), 12)},
+    ]
+    facts = []
+    for n, window in enumerate(windows):
+        name = window["name"]
+        write_json(ws.windows / f"{name}.json", {"basis": "simulated", "rows": 300 - n, **window})
+        value = 0.84 - n / 20
+        facts.append(
+            Fact(
+                f"window.auc/{name}",
+                value,
+                low=value - 0.06,
+                high=value + 0.05,
+                level=0.95,
+                n=300 - n,
+                basis="simulated",
+            )
+        )
+    listed = [{"name": w["name"], "state": w["state"]} for w in windows]
+    write_evidence(ws, Evidence("monitor", tuple(facts), {"windows": listed}))
+
+
+def add_value(ws: Workspace) -> None:
+    "A return that the interval does not settle."
+    shared: dict[str, Any] = {"level": 0.912, "n": 2, "basis": "simulated"}
+    facts = (
+        Fact("value.cost_per_1000", 0.0042, "EUR"),
+        Fact("value.cost_monthly", 5200.0, "EUR", basis="assumed"),
+        Fact("roi.value_monthly", 9100.5, "EUR", 4100.0, 14050.0, **shared),
+        Fact("roi.cost_monthly", 5200.0, "EUR", n=2, basis="simulated"),
+        Fact("roi.net_monthly", 3900.5, "EUR", -1100.0, 8850.0, threshold=0.0, **shared),
+        Fact("roi.ratio", 1.75, "", 0.79, 2.70, threshold=1.0, state="extend", **shared),
+        Fact("roi.decision", "extend", state="extend", basis="simulated"),
+        Fact("projection.ratio", 1.9, "", 0.9, 2.9, level=0.912, basis="assumed"),
+        Fact("roi.wrong_retire", 0.021, basis="simulated"),
+    )
+    data = {
+        "decision": "extend",
+        "basis": "simulated",
+        "currency": "EUR",
+        "reason": Message("roi.reason.holds_above", {"level": 91.2}).to_dict(),
+        "windows": [{"name": "w1", "value": 9400.0, "cost": 5200.0, "net": 4200.0}],
+        "costs": {"team": 4800.0, "hosting": 400.0},
+        "tornado": [{"name": "uptake", "low": -2100.0, "high": 9800.0, "at": [0.1, 0.3]}],
+        "break_even": {"uptake": 0.14, "gain": 31.5},
+    }
+    write_evidence(ws, Evidence("value", facts, data))
+    write_json(ws.value_file, {"v": 1})
+
+
+def full_workspace(root: Path, columns: list[str] | None = None, **options: Any) -> Workspace:
+    "A workspace with all three reports' material."
+    ws = reporting_workspace(root, **options)
+    add_monitoring(ws, columns or ["tenure", "contract", "monthly_charges"])
+    add_value(ws)
+    return ws
+
+
+def pieces_in_process(kind: str, ws: Workspace, **parameters: str) -> list[Piece]:
+    "What the cells of a template show, without a kernel."
+    cells = json.loads(template_file(kind).read_text())["cells"]
+    scope: dict[str, Any] = {}
+    shown = []
+    for cell in (c for c in cells if c["cell_type"] == "code"):
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, cell["id"], "exec"), scope)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            scope |= {"workspace": str(ws.root), "as_of": AS_OF, **parameters}
+        value = (
+            eval(compile(ast.Expression(last.value), cell["id"], "eval"), scope) if isinstance(last, ast.Expr) else None
+        )
+        shown += [value] if isinstance(value, Piece) else []
+    return shown

@@ -145,7 +145,7 @@ def _papermill(
     "One try; raises whatever papermill and the kernel raise."
     end = time.monotonic() + limits.total_s
     require("papermill", "lab").execute_notebook(
-        str(template),
+        str(template).replace("{", "{{").replace("}", "}}"),  # papermill fills braces from the parameters
         str(folder / "out.ipynb"),
         parameters=dict(parameters),
         kernel_name="python3",

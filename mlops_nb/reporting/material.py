@@ -5,6 +5,7 @@
 # %% ../../nbs/73_reporting.material.ipynb #imports
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,14 +135,19 @@ class Material:
     documents: Mapping[str, Any] = field(default_factory=dict)  # Other JSON files, by relative path
     previous: Previous | None = None
 
+    @functools.cached_property
+    def _by_id(self) -> dict[str, Fact]:
+        "Each number once: where the scorecard judged what an earlier stage measured, its version is the one shown."
+        return {f.id: f for e in self.evidence.values() for f in e.facts}
+
     def facts(self, *prefixes: str, stages: Iterable[str] = ()) -> tuple[Fact, ...]:
         "Facts whose id begins with one of `prefixes`, in the order of the stages."
-        chosen = [e for s, e in self.evidence.items() if not stages or s in stages]
-        return tuple(f for e in chosen for f in e.facts if f.id.startswith(prefixes or ("",)))
+        ids = dict.fromkeys(f.id for s, e in self.evidence.items() if not stages or s in stages for f in e.facts)
+        return tuple(self._by_id[i] for i in ids if i.startswith(prefixes or ("",)))
 
     def fact(self, id: str) -> Fact | None:
         "The fact with that id, if any stage measured it."
-        return next((f for f in self.facts(id) if f.id == id), None)
+        return self._by_id.get(id)
 
     def warnings(self, *stages: str) -> tuple[tuple[str, Message], ...]:
         "Warnings with the stage that gave them."
@@ -154,7 +160,7 @@ class Material:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         ledger = {"head": self.record.head, "seq": self.record.seq, "fault": self.record.fault}
         return {
-            "text/plain": f"{self.kind} of {self.ws.root.name} as of {self.as_of}: {len(self.inputs)} files",
+            "text/plain": f"{self.kind} of {self.charter['problem'].get('name', '')} as of {self.as_of}: {len(self.inputs)} files",
             MATERIAL_MIME: {
                 "inputs": dict(self.inputs),
                 "ledger": ledger,

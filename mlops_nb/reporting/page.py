@@ -243,8 +243,19 @@ def fact_table(
     used = [c for c in columns if any(_fills(f, c) for f in facts)]
     head = [w.label("word.measure"), ">" + w.label("word.value")]
     head += [("" if c in ("state", "basis") else ">") + w.label(f"word.{c}") for c in used]
-    rows = ([_name(w, f, names), w.fact(f), *(_cell(w, f, c) for c in used)] for f in facts)
-    return table(w, caption, head, rows, empty)
+    levels = {f.level for f in facts if _fills(f, "interval")}
+    rows = ([_name(w, f, names), w.fact(f), *(_cell(w, f, c, len(levels) > 1) for c in used)] for f in facts)
+    shown = table(w, caption, head, rows, empty)
+    return Markup("{}{}").format(shown, _level_note(w, facts)) if len(levels) == 1 and levels != {None} else shown
+
+
+def _level_note(
+    w: Writer,
+    facts: Sequence[Fact],
+) -> Markup:
+    "The level that all intervals of a table share."
+    first = next(f for f in facts if _fills(f, "interval"))
+    return Markup('<p class="note">{}</p>').format(w.text("page.level", level=w.fact(first, "level")))
 
 
 def _fills(
@@ -260,10 +271,13 @@ def _cell(
     w: Writer,
     fact: Fact,
     column: str,
+    leveled: bool,  # Whether an interval says its level
 ) -> Markup:
     "One cell; a dash where there is nothing."
     if not _fills(fact, column):
         return Markup("–") if column != "basis" else w.fact(fact, "basis")
+    if column == "interval" and leveled and fact.level is not None:
+        return Markup("{} <small>({})</small>").format(w.fact(fact, "interval"), w.fact(fact, "level"))
     return w.state(fact) if column == "state" else w.fact(fact, column)
 
 

@@ -65,6 +65,7 @@ def _manifest(
     material: Mapping[str, Any],  # What the notebook says it read
     facts: Mapping[str, Any],
     html: str,
+    notebook: str,  # SHA-256 of the executed notebook
     previous: Published | None,
 ) -> dict[str, Any]:
     "What the root covers, but for the page itself."
@@ -81,6 +82,7 @@ def _manifest(
         "parameters": dict(parameters),
         "facts": facts_hash(facts),
         "figures": _figures(html),
+        "notebook": notebook,
         "previous": previous.root if previous else "",
         "software": {"mlops_nb": mlops_nb.__version__},
     }
@@ -113,7 +115,8 @@ def _compose(
     if outside:
         raise MlopsError(f"the page is not self-contained: {outside[0]}", where=f"{kind}.html")
     material = output_json(notebook, MATERIAL_MIME)
-    return seal(html, _manifest(kind, parameters, {**material, "name": name}, facts, html, previous)), facts
+    stored = sha256_bytes(notebook_bytes(notebook))
+    return seal(html, _manifest(kind, parameters, {**material, "name": name}, facts, html, stored, previous)), facts
 
 
 def _node(
@@ -188,9 +191,10 @@ def _publish_failed(
         "inputs": ws.sources(*input_files(ws, kind)),
         "ledger": {"head": record.head, "seq": record.seq, "fault": record.fault},
     }
-    manifest = _manifest(kind, parameters, material, facts, html, None)
+    stored = notebook_bytes(tidy(error.notebook))
+    manifest = _manifest(kind, parameters, material, facts, html, sha256_bytes(stored), None)
     sealed = seal(html, {**manifest, "state": "failed", "failure": {"cell": error.cell, "what": error.what}})
-    return publish(ws, kind, sealed, notebook_bytes(tidy(error.notebook)), facts)
+    return publish(ws, kind, sealed, stored, facts)
 
 # %% ../../nbs/78_reporting.runner.ipynb #tell
 def _tell(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
@@ -177,21 +177,26 @@ def sums_text(
     return "".join(f"{sha256_file(p)}  {p.name}\n" for p in files)
 
 
-def check_sums(
+def _listed(
     folder: Path,
-) -> tuple[str, ...]:  # One line a fault; empty when all is well
-    "Compare a folder with its list of hashes."
-    if not (folder / SUMS).is_file():
-        return (f"{SUMS} is missing",)
-    found = []
+) -> Iterator[tuple[str, str]]:  # Name and what is wrong with it: line_form, missing, changed, or empty
+    "The lines of the list, each compared with its file."
     for number, line in enumerate((folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         sha, _, name = line.partition("  ")
         if not re.fullmatch(r"[0-9a-f]{64}", sha) or not name or "/" in name or name.startswith("."):
-            found.append(f"{SUMS} line {number} is not a hash and a name")
+            yield f"{SUMS}:{number}", "line_form"
         elif not (folder / name).is_file():
-            found.append(f"{name} is missing")
-        elif sha256_file(folder / name) != sha:
-            found.append(f"{name} was changed: its hash does not fit")
-    listed = {line.partition("  ")[2] for line in (folder / SUMS).read_text(errors="replace").splitlines()}
+            yield name, "missing"
+        else:
+            yield name, "" if sha256_file(folder / name) == sha else "changed"
+
+
+def check_sums(
+    folder: Path,
+) -> tuple[tuple[str, str], ...]:  # Name and line_form, missing, changed or extra; empty when all is well
+    "Compare a folder with its list of hashes."
+    if not (folder / SUMS).is_file():
+        return ((SUMS, "missing"),)
+    listed = dict(_listed(folder))
     extra = sorted(p.name for p in folder.iterdir() if p.name not in listed and p.name != SUMS)
-    return (*found, *(f"{name} does not belong to the report" for name in extra))
+    return (*((n, fault) for n, fault in listed.items() if fault), *((n, "extra") for n in extra))

@@ -91,24 +91,42 @@ def _facts_of(
     return json.loads(html[start : html.index("</script>", start)])["facts"]
 
 # %% ../../nbs/78a_reporting.verification.ipynb #folder
-def _folder_findings(
+def _known_otherwise(
     folder: Path,
+    html: str,
     opened: Opened,
-) -> Iterator[Finding]:
-    "The list of hashes, and whether the folder's files are those of its page."
-    faults = check_sums(folder)
-    for fault in faults:
-        yield _finding("wrong", "file", line=fault)
-    if not faults:
-        yield _finding("fits", "files", n=len(list(folder.iterdir())) - 1)
-    for name, key in (("manifest.json", ""), ("facts.json", "facts")):
+) -> dict[str, bool]:  # Name to whether the file is the one its page was sealed with
+    "The files of a folder, checked without its list of hashes."
+    said = opened.manifest
+    kind = str(said.get("kind", ""))
+    page = root_of(said) == said.get("root") and opened.page_sha256 == said.get("page")
+    stored = {f"{kind}.html": page and not wrong_texts(html, opened.facts, str(said.get("lang", "en")))}
+    if (folder / f"{kind}.ipynb").is_file():
+        stored[f"{kind}.ipynb"] = sha256_file(folder / f"{kind}.ipynb") == said.get("notebook")
+    for name in ("manifest.json", "facts.json"):
         try:
             content = read_json(folder / name)
         except InputError:
-            continue  # named by the list of hashes
-        same = content == dict(opened.manifest) if not key else sha256_object(content) == opened.manifest.get(key)
-        if not same:
-            yield _finding("wrong", "other_file", name=name)
+            stored[name] = False
+            continue
+        stored[name] = content == dict(said) if name == "manifest.json" else sha256_object(content) == said.get("facts")
+    return stored
+
+
+def _folder_findings(
+    folder: Path,
+    html: str,
+    opened: Opened,
+) -> Iterator[Finding]:
+    "The list of hashes, and whether the folder's files are those of its page."
+    faults, otherwise = check_sums(folder), _known_otherwise(folder, html, opened)
+    for name, fault in faults:
+        blame = fault == "changed" and otherwise.get(name, False)
+        yield _finding("wrong", "sums_line" if blame else f"sums_{fault}", name=name)
+    for name in sorted(n for n, fits in otherwise.items() if not fits and n not in dict(faults)):
+        yield _finding("wrong", "other_file", name=name)
+    if not faults:
+        yield _finding("fits", "files", n=len(list(folder.iterdir())) - 1)
 
 # %% ../../nbs/78a_reporting.verification.ipynb #attested
 def _attested(
@@ -233,10 +251,13 @@ def verify_report(
         reason = str(e) if isinstance(e, Refused) else "the page cannot be read"
         folder = check_sums(page.parent) if (page.parent / SUMS).exists() else ()
         return Verification(
-            (_finding("wrong", "unreadable", fault=reason), *(_finding("wrong", "file", line=f) for f in folder))
+            (
+                _finding("wrong", "unreadable", fault=reason),
+                *(_finding("wrong", f"sums_{f}", name=n) for n, f in folder),
+            )
         )
     if (page.parent / SUMS).exists() or (page.parent / "manifest.json").exists():
-        found += [*_folder_findings(page.parent, opened), *_workspace_findings(page.parent, opened)]
+        found += [*_folder_findings(page.parent, html, opened), *_workspace_findings(page.parent, opened)]
     else:
         found += _alone(opened)
     return Verification(tuple(found))
