@@ -77,21 +77,15 @@ class Contract:
         names = (self.target.name, self.time, self.unit_id, *(e.name for e in self.excluded))
         return tuple(dict.fromkeys(n for n in names if n))
 
-    def column(
-        self,
-        name: str,
-    ) -> Column:
+    def column(self, name: str) -> Column:
         "The input of that name; raises `InputError` with the nearest one."
         for column in self.columns:
             if column.name == name:
                 return column
         raise no_such(name, self.feature_names, "contract")
 
-    def names(
-        self,
-        *kinds: str,  # number, category, text, boolean, datetime
-    ) -> list[str]:  # Names of the inputs of those kinds, in order
-        "The inputs by kind."
+    def names(self, *kinds: str) -> list[str]:
+        "Names of the inputs of those kinds, in order."
         return [c.name for c in self.columns if c.kind in kinds]
 
     def encode(
@@ -117,10 +111,7 @@ class Contract:
         "Hash of the JSON form."
         return sha256_object(self.to_dict())
 
-    def save(
-        self,
-        path: str | Path,
-    ) -> Path:
+    def save(self, path: str | Path) -> Path:
         "Write the contract as JSON, whole or not at all."
         return write_json(path, self.to_dict())
 
