@@ -23,8 +23,8 @@ from ..stats.planning import least_rows, rows_for_auc, rows_for_share, scaled_ro
 from ..stats.scores import equal_bins, placements
 
 # %% auto #0
-__all__ = ['FEWEST_ERRORS', 'MARGIN', 'SKILL_LEVEL', 'counted_rows', 'fewest_rows', 'rows_that_suffice', 'rows_that_decide',
-           'shows_skill', 'Performance', 'judge_performance', 'metric_facts', 'performance_facts', 'gain',
+__all__ = ['FEWEST_ERRORS', 'MARGIN', 'SKILL', 'counted_rows', 'fewest_rows', 'rows_that_suffice', 'rows_that_decide',
+           'skill_p_value', 'Performance', 'judge_performance', 'metric_facts', 'performance_facts', 'gain',
            'reliability', 'confusion', 'runs_that_decide', 'judge_stability', 'Evaluation', 'evaluate']
 
 # %% ../../nbs/24_poc.evaluation.ipynb #enough
@@ -93,17 +93,26 @@ def rows_that_decide(
     return _rows_at(metric, a, seen, threshold, seen.value)
 
 # %% ../../nbs/24_poc.evaluation.ipynb #skill
-SKILL_LEVEL = 0.98  # 1 % on either side
+SKILL = 0.01  # chance that a model without any skill seems to have some
 
 
-def shows_skill(
+def _shuffles(
+    n: int,  # rows
+) -> int:
+    "Shuffles that stay within seconds; the last number is the least that can show 1 %."
+    return 999 if n <= 5_000 else 199 if n <= 100_000 else 99
+
+
+def skill_p_value(
     metric: Metric,
     a: Answers,
-    naive: float,  # value of the naive model on the same rows
-) -> bool:
-    "Whether the model is better than the naive one beyond doubt."
-    found = metric.measure(a, SKILL_LEVEL)
-    return found.low > naive if metric.higher_is_better else found.high < naive
+    seed: int = 0,
+) -> float:
+    "Chance of a value as good as this one if the answers had nothing to do with the truth (permutation test, exact)."
+    rng, sign = np.random.default_rng(seed), 1 if metric.higher_is_better else -1
+    seen, draws = sign * metric.value(a), _shuffles(len(a))
+    as_good = sum(sign * metric.value(replace(a, truth=rng.permutation(a.truth))) >= seen for _ in range(draws))
+    return (1 + as_good) / (1 + draws)
 
 # %% ../../nbs/24_poc.evaluation.ipynb #performance
 @dataclass(frozen=True)
@@ -111,36 +120,50 @@ class Performance:
     "The promised metric, judged."
 
     verdict: Verdict
-    promised: Interval | None  # None when it could not be measured
-    naive: float | None
-    sufficient: int | None  # rows with which five points would be seen
+    promised: Interval | None = None  # None when it could not be measured
+    naive: float | None = None  # value of the naive model on the same rows
+    skill: float | None = None  # p-value of the shuffles
+    sufficient: int | None = None  # rows with which five points would be seen
+
+
+def _beyond_promise(
+    metric: Metric,
+    found: Performance,
+    threshold: float,
+) -> Verdict:
+    "The verdict on the promise, unless the model is no better than having learned nothing."
+    assert found.promised is not None
+    told = {**number_args(found.promised, threshold), "naive": found.naive, "p": found.skill}
+    if found.verdict.state != NO_GO and found.skill is not None and found.skill > SKILL:
+        return Verdict(NO_GO, Message("score.performance.no-skill", told))
+    sign = 1 if metric.higher_is_better else -1
+    if found.verdict.state == GO and found.naive is not None and sign * found.promised.value <= sign * found.naive:
+        return Verdict(CONDITIONAL, Message("score.performance.below-naive", told))
+    return found.verdict
 
 
 def judge_performance(
     metric: Metric,
     a: Answers,
-    train: NDArray[Any],  # true values of the training rows
+    train: NDArray[Any],  # true values of the training rows; empty: no naive model
     threshold: float,
 ) -> Performance:
     "Judge the promised metric on the held-out rows."
     try:
         seen, naive = metric.decide(a, LEVEL), metric.value(naive_answers(a, train)) if len(train) else None
     except InputError as e:
-        told = Message("score.performance.undefined", {"why": e.what})
-        return Performance(Verdict(NOT_ASSESSED, told), None, None, None)
+        return Performance(Verdict(NOT_ASSESSED, Message("score.performance.undefined", {"why": e.what})))
     sufficient = rows_that_suffice(metric, a, seen, threshold)
     have, need = counted_rows(metric, a), fewest_rows(metric, threshold)
     if have < need:
         told = Message(
             "score.performance.few", {"have": have, "need": need, "rows": sufficient, "threshold": threshold}
         )
-        return Performance(Verdict(NOT_ASSESSED, told, sufficient), seen, naive, sufficient)
+        return Performance(Verdict(NOT_ASSESSED, told, sufficient), seen, naive, None, sufficient)
     needed = rows_that_decide(metric, a, seen, threshold)
     verdict = judge(seen, threshold, "score.performance", metric.higher_is_better, needed)
-    if verdict.state != NO_GO and naive is not None and not shows_skill(metric, a, naive):
-        told = Message("score.performance.no-skill", {**number_args(seen, threshold), "naive": naive})
-        verdict = Verdict(NO_GO, told)
-    return Performance(verdict, seen, naive, sufficient)
+    found = Performance(verdict, seen, naive, skill_p_value(metric, a), sufficient)
+    return replace(found, verdict=_beyond_promise(metric, found, threshold))
 
 # %% ../../nbs/24_poc.evaluation.ipynb #facts
 def _try(
@@ -178,8 +201,20 @@ def performance_facts(
         else Fact(id, None, threshold=threshold, state=state)
     )
     naive = () if found.naive is None else (Fact(f"naive.{metric.name}", found.naive, method="exact", n=len(a)),)
+    skill = (
+        ()
+        if found.skill is None
+        else (Fact("performance.skill", found.skill, threshold=SKILL, method="permutation", n=len(a)),)
+    )
     rows = () if found.sufficient is None else (Fact("performance.rows_sufficient", found.sufficient, "rows"),)
-    return promised, *naive, Fact("performance.rows", len(a), "rows"), *rows, *metric_facts(a, leave_out=metric.name)
+    return (
+        promised,
+        *naive,
+        *skill,
+        Fact("performance.rows", len(a), "rows"),
+        *rows,
+        *metric_facts(a, leave_out=metric.name),
+    )
 
 # %% ../../nbs/24_poc.evaluation.ipynb #paired-auc
 def _auc_gain(

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['AXES', 'read_answers', 'HeldOut', 'predictions_file', 'read_held_out', 'Case', 'open_case', 'baseline_gain',
-           'performance', 'fairness', 'code_files', 'production_packages', 'security', 'score', 'score_evidence',
-           'run_score', 'Scorecard', 'scorecard']
+           'performance', 'fairness', 'working_files', 'judged_files', 'production_packages', 'security', 'score',
+           'score_evidence', 'run_score', 'Scorecard', 'scorecard']
 
 # %% ../../nbs/27_poc.scorecard.ipynb #columns
 def _column(
@@ -274,16 +274,23 @@ def _files_below(
         yield from (p for p in sorted(folder.rglob(pattern)) if p.is_file() and "__pycache__" not in p.parts)
 
 
-def code_files(
+def working_files(
     case: Case,
 ) -> dict[str, Path]:  # name to path
-    "Everything that is read for secrets and pickles."
+    "What people go on editing: read for secrets, but no evidence of this decision."
+    ws = case.ws
+    found = [p for p in (ws.charter_file, ws.policy_file, ws.settings_file) if p.exists()]
+    return {ws.relative(p): p for p in (*found, *_files_below(ws.notebook.parent))}
+
+
+def judged_files(
+    case: Case,
+) -> dict[str, Path]:  # name to path
+    "What was run, exported and tried: read for secrets and pickles, and hashed as evidence."
     ws, exported = case.ws, case.evidence.get("export")
-    found = [p for p in (ws.charter_file, ws.policy_file, ws.settings_file, ws.contract_file) if p.exists()]
-    found += [*_files_below(ws.notebook.parent), *_files_below(ws.src), *_files_below(ws.runs)]
-    if exported and "candidate" in exported.data:
-        found += _files_below(ws.root / str(exported.data["candidate"]["path"]))
-    return {ws.relative(p): p for p in found}
+    bundle = ws.root / str(exported.data["candidate"]["path"]) if exported and "candidate" in exported.data else None
+    below = [*_files_below(ws.src), *_files_below(ws.runs), *(_files_below(bundle) if bundle else ())]
+    return {ws.relative(p): p for p in (ws.contract_file, *below)}
 
 # %% ../../nbs/27_poc.scorecard.ipynb #packages
 @functools.cache
@@ -333,7 +340,8 @@ def security(
     case: Case,
 ) -> Scored:
     "Judge code, artefacts and dependencies."
-    promise, files = case.charter.criteria.security, code_files(case)
+    promise, judged = case.charter.criteria.security, judged_files(case)
+    files = working_files(case) | judged
     findings = [*find_secrets(files), *find_pickles(files)]
     known = case.ws.root / promise.vulnerabilities if promise.vulnerabilities else None
     looked_up, environment = bool(known and known.is_file()), _environment(case)
@@ -345,7 +353,7 @@ def security(
         Fact("security.files", len(files), "1", method="count"),
     )
     told = {"findings": [f.to_dict() for f in findings], "environment": environment, "looked_up": looked_up}
-    hashes = case.hashes(*files.values(), *([known] if known and looked_up else []))
+    hashes = case.hashes(*judged.values(), *([known] if known and looked_up else []))
     return scored("security", case.charter, verdict, facts, hashes, told)
 
 # %% ../../nbs/27_poc.scorecard.ipynb #judges
