@@ -122,16 +122,19 @@ def attempt(
 ) -> list[Outcome]:  # In the order of the rows
     "Run a batch; on failure find the rows that fail."
     budget = [4 * max(1, math.ceil(math.log2(count(pieces)))) + 1]
-    return _attempt(run, pieces, budget)
+    return _attempt(run, pieces, budget, ModelFault("no run was made"))
 
 
 def _attempt(
     run: Run,
     pieces: list[Piece],
     budget: list[int],  # Runs that are left, shared by the halves
+    error: Exception,  # What is known to be wrong so far
 ) -> list[Outcome]:
     "The recursion of `attempt`."
     n = count(pieces)
+    if budget[0] <= 0:
+        return [Outcome(n, None, error)]
     budget[0] -= 1
     try:
         return [Outcome(n, run([p.rows() for p in pieces]), None)]
@@ -139,10 +142,10 @@ def _attempt(
         budget[0] = 0
         return [Outcome(n, None, e)]
     except Exception as e:
-        if n == 1 or budget[0] <= 0:
+        if n == 1:
             return [Outcome(n, None, e)]
         left, right = halves(pieces, n // 2)
-        return _attempt(run, left, budget) + _attempt(run, right, budget)
+        return _attempt(run, left, budget, e) + _attempt(run, right, budget, e)
 
 # %% ../../nbs/41_serving.batching.ipynb #halves
 def halves(
@@ -213,10 +216,8 @@ class Counts:
     batches: int = 0
     rows: int = 0
     busy_s: float = 0.0
-    runs: int = 0  # calls of the model, halves included
     failed_rows: int = 0
-    shed_rows: int = 0
-    left_rows: int = 0  # of callers that went away while they waited
+    shed_rows: int = 0  # refused on arrival
     timeouts: int = 0
     threads_replaced: int = 0
 
@@ -360,12 +361,14 @@ class Executor:
             pieces, self.running = self.running, None
             self._finished(pieces, *result)
 
-    def give_up(self) -> None:
-        "Abandon the thread and fail its batch."
-        if self._lane and self.running is not None:
-            self.stop()
-            fault = Outcome(count(self.running), None, ModelFault("the batch ran out of time", "timeout"))
-            self._end(self._ticket, ([fault], time.monotonic() - self.started))
+    def give_up(self) -> bool:  # Whether there was a thread to abandon
+        "Abandon the thread and fail its batch; the next batch gets a new one."
+        if self._lane is None or self.running is None:
+            return False
+        self.stop()
+        fault = Outcome(count(self.running), None, ModelFault("the batch ran out of time", "timeout"))
+        self._end(self._ticket, ([fault], time.monotonic() - self.started))
+        return True
 
     def stop(self) -> None:
         "Let the thread end."
@@ -482,7 +485,7 @@ class Batcher:
         self._queue.sweep(now)
         if self._executor.running is not None and now - self._executor.started > self.limits.timeout_s:
             self.counts.timeouts += 1
-            self._executor.give_up()
+            self.counts.threads_replaced += self._executor.give_up()
         self._watch()
 
     async def close(self) -> None:

@@ -176,8 +176,8 @@ def _version_status(
             {
                 "level": level.name,
                 "batch_rows": level.batcher.limits.batch_rows,
-                "overhead_us": round(level.batcher.cost.overhead_s * 1e6, 1),
-                "row_us": round(level.batcher.cost.row_s * 1e6, 2),
+                "single_row_us": round(level.batcher.cost.seconds(1) * 1e6, 1),
+                "full_batch_us": round(level.batcher.cost.seconds(level.batcher.limits.batch_rows) * 1e6, 1),
                 "breaker": level.breaker.state,
                 **vars(level.batcher.counts),
             }

@@ -49,6 +49,7 @@ class Request:
     id: str  # the caller's, or ours
     started: float  # clock of `time.monotonic`
     timeout_s: float
+    partial: bool = False  # asked for in the query
 
 
 @dataclass(frozen=True, slots=True)

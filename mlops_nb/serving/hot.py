@@ -13,7 +13,7 @@ from ..data.checking import Problem
 from .engine import Engine, Reply, Request, answer, refuse
 from .gateway import HttpError
 from .http import ClientGone, Header, Receive, Response, Scope, Send, read_body, refused, reply, safe_id
-from .predictor import word
+from .predictor import rejected, word
 from mlops_nb.serving.protocol import (
     Ask,
     PredictAnswer,
@@ -41,7 +41,7 @@ async def predict(
 ) -> Response:
     "Answer rows by feature name."
     bundle = current_bundle(engine)
-    ask = read_predict(bundle.contract, body, engine.settings.serve_rows_limit)
+    ask = read_predict(bundle.contract, body, engine.settings.serve_rows_limit, request.partial)
     if ask.refused:
         await refuse(engine, request, contract_error(ask.refused, len(ask.out), ask.out))
     if ask.n == 0:
@@ -98,9 +98,7 @@ def _placed(
     for p in ask.refused:
         wrong.setdefault(p.row, []).append(p)
     by_row = dict(zip(ask.places, predictions, strict=True))
-    for row, problems in wrong.items():
-        flags = tuple(f"{p.rule}:{p.field}" for p in problems)
-        by_row[row] = Prediction(f"{request.uid}.r{row}", reason="rejected", flags=flags)
+    by_row |= {row: rejected(f"{request.uid}.r{row}", problems) for row, problems in wrong.items()}
     return [by_row[row] for row in sorted(by_row)]
 
 # %% ../../nbs/44h_serving.hot.ipynb #infer
@@ -219,6 +217,7 @@ async def _respond(
             raise HttpError(503, "not_ready", "the server is not ready", retry_after_s=1.0)
         engine.gateway.admit(headers, (scope.get("client") or ("",))[0], "predict")
         request.timeout_s = engine.gateway.deadline_s(headers)
+        request.partial = b"partial=true" in scope.get("query_string", b"")
         body = await read_body(receive, headers, settings.serve_body_limit_bytes, settings.serve_body_timeout_s)
         return await handler(engine, request, headers, body)
     except HttpError as e:

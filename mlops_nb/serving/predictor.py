@@ -5,7 +5,6 @@
 # %% ../../nbs/44a_serving.predictor.ipynb #imports
 from __future__ import annotations
 
-import csv
 import math
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,14 +12,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ..bundle.format import Bundle
-from ..core.errors import InputError
-from ..core.files import atomic_write
 from ..core.settings import Settings
-from ..data.values import NULL_TEXTS
+from ..data.checking import Problem
 from .batching import Job, Part, Piece, Sliceable, attempt
 from .cascade import Scored, sift
 from .rows import RowsRefused, flags_of
@@ -28,7 +22,7 @@ from .scoring import Prediction, predictions
 from .version import Graphs, load_graphs
 
 # %% auto #0
-__all__ = ['score', 'word', 'Predictor']
+__all__ = ['score', 'word', 'rejected', 'Predictor', 'chunks']
 
 # %% ../../nbs/44a_serving.predictor.ipynb #descend
 def _parts(
@@ -76,6 +70,14 @@ def word(
         found += predictions(bundle.classes, s.output, s.start, s.start + s.rows, ids[part], flags[part], s.reason)
     return found
 
+# %% ../../nbs/44a_serving.predictor.ipynb #rejected
+def rejected(
+    id: str,
+    problems: Sequence[Problem],  # Of that row
+) -> Prediction:
+    "What stands in the place of a row that breaks the contract."
+    return Prediction(id, reason="rejected", flags=tuple(f"{p.rule}:{p.field}" for p in problems))
+
 # %% ../../nbs/44a_serving.predictor.ipynb #predictor
 class Predictor:
     "Answers rows with a bundle, in this process."
@@ -98,20 +100,38 @@ class Predictor:
     def predict(
         self,
         rows: Any,  # Row objects by column name, or a pandas frame
-    ) -> list[Prediction]:  # One a row
+        *,
+        partial: bool = False,  # Whether bad rows are marked `rejected` instead of refusing all
+    ) -> list[Prediction]:  # One a row, in order
         "Answer rows; raises `RowsRefused` when one breaks the contract."
-        listed = _listed(rows)
-        return [p for part in _chunks(listed, self._chunk_rows) for p in self._chunk(part)]
+        return [p for part in chunks(_listed(rows), self._chunk_rows) for p in self.chunk(part, partial)]
 
-    def _chunk(
+    def chunk(
         self,
-        rows: list[Mapping[str, Any]],
+        rows: Sequence[Mapping[str, Any]],  # At least one; scored at once
+        partial: bool = False,
     ) -> list[Prediction]:
+        "Answer some rows."
         problems = self.bundle.contract.check(rows)
-        if refused := [p for p in problems if p.action == "reject"]:
-            raise RowsRefused(refused)
+        wrong: dict[int, list[Problem]] = {}
+        for p in problems:
+            if p.action == "reject":
+                wrong.setdefault(p.row, []).append(p)
+        if wrong and not partial:
+            raise RowsRefused([p for ps in wrong.values() for p in ps])
         ids = [f"{self._prefix}{next(self._count):x}" for _ in rows]
-        return word(self.bundle, score(self.graphs, rows, len(rows)), ids, flags_of(problems, len(rows)))
+        flags = flags_of(problems, len(rows))
+        good = [i for i in range(len(rows)) if i not in wrong]
+        answers = iter(self._good([rows[i] for i in good], [ids[i] for i in good], [flags[i] for i in good]))
+        return [rejected(ids[i], wrong[i]) if i in wrong else next(answers) for i in range(len(rows))]
+
+    def _good(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        ids: Sequence[str],
+        flags: Sequence[tuple[str, ...]],
+    ) -> list[Prediction]:
+        return word(self.bundle, score(self.graphs, rows, len(rows)), ids, flags) if rows else []
 
 
 def _listed(
@@ -123,7 +143,7 @@ def _listed(
     return cast(Iterable[Mapping[str, Any]], rows)
 
 
-def _chunks(
+def chunks(
     rows: Iterable[Mapping[str, Any]],
     size: int,
 ) -> Iterator[list[Mapping[str, Any]]]:

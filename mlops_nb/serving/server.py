@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import ipaddress
 import json
 import logging
@@ -23,6 +25,7 @@ from typing import Any
 
 import structlog
 import uvicorn
+from pydantic import ValidationError
 
 from ..bundle.format import load_bundle
 from ..core.errors import InputError, MlopsError
@@ -33,8 +36,9 @@ from .fleet import prepare_state
 from .gateway import Gateway
 
 # %% auto #0
-__all__ = ['is_loopback', 'check_settings', 'bind', 'configure_events', 'GracefulServer', 'uvicorn_config', 'run_worker',
-           'worker_command', 'child_main', 'Supervisor', 'serve', 'main']
+__all__ = ['CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'bind', 'configure_events', 'GracefulServer',
+           'last_connections', 'uvicorn_config', 'run_worker', 'worker_command', 'child_main', 'Supervisor', 'serve',
+           'main']
 
 # %% ../../nbs/44k_serving.server.ipynb #checks
 def is_loopback(
@@ -45,6 +49,18 @@ def is_loopback(
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def changed(
+    settings: Settings,
+    given: dict[str, Any],  # None: as it is
+) -> Settings:
+    "Settings with some keys set by the caller; raises `InputError` for a value that is not allowed."
+    try:
+        return Settings(**{**settings.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise InputError(f"{first['input']!r}: {first['msg']}", where=str(first["loc"][0])) from None
 
 
 def check_settings(
@@ -94,6 +110,9 @@ def configure_events() -> None:
     )
 
 # %% ../../nbs/44k_serving.server.ipynb #graceful
+CONNECTED_GRACE_S = 0.25  # a connection accepted in the last moment has not sent its request yet
+
+
 class GracefulServer(uvicorn.Server):  # type: ignore[misc]
     "A uvicorn that says that it is going before it goes."
 
@@ -127,6 +146,44 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
             self.should_exit = True
         ended: bool = await super().on_tick(counter)
         return ended
+
+    async def shutdown(
+        self,
+        sockets: list[socket.socket] | None = None,
+    ) -> None:
+        "Take who has connected, accept nothing more, give them a moment to ask, then close."
+        listening = [s.dup() for s in sockets or []]
+        for server in self.servers:
+            server.close()
+        await self._adopt([c for s in listening for c in last_connections(s)])
+        end = time.monotonic() + CONNECTED_GRACE_S
+        while self.server_state.connections and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+    async def _adopt(
+        self,
+        connections: list[socket.socket],
+    ) -> None:
+        "Serve connections that were still in the kernel's queue."
+        loop, config = asyncio.get_running_loop(), self.config
+        state = {"server_state": self.server_state, "app_state": self.lifespan.state, "_loop": loop}
+        for connection in connections:
+            await loop.connect_accepted_socket(
+                lambda: config.http_protocol_class(config=config, **state), connection, ssl=config.ssl
+            )
+
+
+def last_connections(
+    listening: socket.socket,  # Is closed
+) -> list[socket.socket]:
+    "Whatever the kernel has accepted for us; closing without asking would reset these callers."
+    listening.setblocking(False)
+    found: list[socket.socket] = []
+    with listening, contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(listening.accept()[0])
+    return found
 
 # %% ../../nbs/44k_serving.server.ipynb #config
 def uvicorn_config(
@@ -214,6 +271,8 @@ class Supervisor:
         frame: FrameType | None,
     ) -> None:
         "Pass the signal on."
+        if not self._stopping:
+            os.close(self._spec["fd"])  # the workers' copies are closed by them, with everybody in them served
         self._stopping = True
         for child in self._children.values():
             if child.poll() is None:
@@ -254,18 +313,18 @@ class Supervisor:
 # %% ../../nbs/44k_serving.server.ipynb #serve
 def serve(
     bundles: Sequence[str | Path],  # Champion, then the version to roll back to
+    settings: Settings | None = None,
+    *,
     host: str | None = None,  # Default: the settings'
     port: int | None = None,
     workers: int | None = None,
-    settings: Settings | None = None,
     log_dir: str | Path | None = None,  # None: no prediction log
-    state_dir: str | Path | None = None,  # None: state/ beside the log, or a temporary one
+    state_dir: str | Path | None = None,  # None: a temporary one
 ) -> int:  # Exit code
     "Serve bundles until SIGTERM; raises `InputError` or `Refused` before the port opens."
     if not bundles:
         raise InputError("no bundle", where="serve", fix="give the folder of a bundle")
-    given = {"serve_host": host, "serve_port": port, "serve_workers": workers}
-    settings = (settings or Settings()).model_copy(update={k: v for k, v in given.items() if v is not None})
+    settings = changed(settings or Settings(), {"serve_host": host, "serve_port": port, "serve_workers": workers})
     check_settings(settings)
     for bundle in bundles:
         load_bundle(bundle)
@@ -294,7 +353,7 @@ def _supervise(
         for left in (state / "workers").glob("*.json"):
             left.unlink()
         folders = {"log_dir": log_dir and str(log_dir), "state_dir": str(state)}
-        spec = {"settings": settings.model_dump(), "fd": sock.fileno(), **folders}
+        spec = {"settings": settings.model_dump(), "fd": sock.detach(), **folders}
         return Supervisor(spec, settings.serve_workers).run()
 
 # %% ../../nbs/44k_serving.server.ipynb #parser
@@ -322,7 +381,8 @@ def main(
             return child_main(json.loads(args[1]))
         a = _parser().parse_args(args)
         settings = load_settings(a.profile, a.settings)
-        return serve(a.bundles, a.host, a.port, a.workers, settings, a.log_dir, a.state_dir)
+        folders = {"log_dir": a.log_dir, "state_dir": a.state_dir}
+        return serve(a.bundles, settings, host=a.host, port=a.port, workers=a.workers, **folders)
     except MlopsError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
