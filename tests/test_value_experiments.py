@@ -9,21 +9,17 @@ from scipy import stats
 
 from mlops_nb.core.errors import InputError
 from mlops_nb.value.experiments import (
-    SRM_ALPHA,
     Arm,
-    Plan,
     adjust,
     arm,
     compare,
-    days_needed,
     draw_revenue,
     effect_table,
     guard_rail,
     holm,
-    sample_ratio,
     simulate_coverage,
-    units_needed,
 )
+from mlops_nb.value.planning import SRM_ALPHA, Plan, days_needed, sample_ratio, units_needed
 
 
 def normal(rng: np.random.Generator, n: int, mean: float = 0.0, correlation: float = 0.0) -> Arm:

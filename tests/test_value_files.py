@@ -12,7 +12,8 @@ from mlops_nb.core.errors import InputError
 from mlops_nb.core.facts import find
 from mlops_nb.core.files import plain
 from mlops_nb.core.messages import LANGUAGES, catalogue
-from mlops_nb.value.files import RoiResult, read_outcomes, result_tables, roi_files
+from mlops_nb.value.files import RoiResult, result_tables, roi_files
+from mlops_nb.value.outcomes import read_outcomes
 
 COSTS = "month,item,amount,currency,basis\n" + "".join(f"2026-{m:02d},team,1000,EUR,measured\n" for m in range(1, 7))
 
@@ -198,3 +199,12 @@ def test_tables_are_in_the_reader_s_language(tmp_path: Path, lang: str) -> None:
     html = "".join(t.html() for t in result_tables(result, lang))
     assert ("Décision" in html) == (lang == "fr")
     assert "{" not in html
+
+
+def test_the_text_is_for_a_terminal_and_the_exit_code_for_a_scheduler(tmp_path: Path) -> None:
+    kept = roi_files(*files(tmp_path, arms(600)))
+    assert kept.exit_code == 0
+    assert kept.text("fr").startswith("Décision")
+    assert "margin: " in kept.text()
+    assert roi_files(*files(tmp_path, books([-100, -120, -90, -110, -100, -105]))).exit_code == 1
+    assert roi_files(*files(tmp_path, arms(lose=0.3))).exit_code == 3

@@ -9,7 +9,7 @@ from mlops_nb.value.sims import TOPICS, claim_table, run_sims
 
 
 def test_a_small_run_of_every_topic_saves_its_table(tmp_path: Path) -> None:
-    claims = run_sims(tmp_path / "value.json", seed=8, scale=0.005)
+    claims = run_sims(tmp_path / "value.json", seed=8, scale=0.001)
     assert len(read_json(tmp_path / "value.json")["claims"]) == len(claims)
     assert {c.topic for c in claims} == {"roi", "false wins", "power", "coverage", "placebo"}
     assert "NO" not in claim_table(tuple(c for c in claims if c.holds)).html()

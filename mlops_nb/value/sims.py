@@ -140,7 +140,7 @@ def run_sims(
     topics: tuple[str, ...] = tuple(TOPICS),
 ) -> tuple[Claim, ...]:
     "Measure every claim and save the table."
-    found = tuple(c for t in topics for c in TOPICS[t][0](max(round(scale * TOPICS[t][1]), 20), seed))
+    found = tuple(c for t in topics for c in TOPICS[t][0](max(round(scale * TOPICS[t][1]), 6), seed))
     rows = [{**asdict(c), "error": c.error, "holds": c.holds} for c in found]
     write_json(out, {"v": 1, "seed": seed, "scale": scale, "claims": rows})
     return found
