@@ -202,7 +202,7 @@ def test_tables_are_in_the_reader_s_language(tmp_path: Path, lang: str) -> None:
 
 
 def test_the_text_is_for_a_terminal_and_the_exit_code_for_a_scheduler(tmp_path: Path) -> None:
-    kept = roi_files(*files(tmp_path, arms(600)))
+    kept = roi_files(*files(tmp_path, arms(4000)))
     assert kept.exit_code == 0
     assert kept.text("fr").startswith("Décision")
     assert "margin: " in kept.text()
