@@ -108,7 +108,8 @@ def _lines(
     for f in result.facts:
         if not isinstance(f.value, str):
             span = f"  [{number(f.low, lang, 2)} … {number(f.high, lang, 2)}]" if f.level else ""
-            told.append(f"{text(f.key, lang)}: {number(f.value, lang, 3)} {f.unit}{span}".rstrip())
+            unit = "" if f.unit == "1" else f.unit
+            told.append(f"{text(f.key, lang)}: {number(f.value, lang, 3)} {unit}{span}".rstrip())
     for e in result.effects:
         reading = e.reason.text(lang) if e.reason else text(f"experiment.winner.{e.winner or 'none'}", lang)
         told.append(

@@ -201,7 +201,7 @@ def judge(
         low, high = net_bounds(net, error, a.df)
         ends = fieller(a)
     decision, key = _rule(net, low, high, a.months)
-    reason = Message(key, {"months": a.months, "level": round(100 * LEVEL, 1)})
+    reason = Message(key, {"months": a.months, "level": round(100 * LEVEL)})
     return Roi(a, net, low, high, a.value / a.cost if a.cost > 0 else None, *ends, decision, reason)
 
 # %% ../../nbs/61_value.roi.ipynb #rates
