@@ -16,7 +16,6 @@ from mlops_nb.refactor.machine import (
     judge,
     learned_from,
     new_object,
-    note_choice,
     note_fit,
     objects_of,
     predict,
@@ -77,7 +76,7 @@ def construct(
     if call.name == "SimpleImputer" and call.kwargs.get("strategy", NOTHING).const == "constant":
         kind = "stateless"
     holds = call.name in COMPOSITES | SEARCHES | WRAPPERS or kind == "model"
-    return new_object(m, call.node, call.name, kind, call.every if holds else (), settings_loops(call))
+    return new_object(m, call.node, call.name, kind, call.every if holds else (), settings_loops(call), call.kwargs)
 
 
 def copy_of(
@@ -101,8 +100,7 @@ def _watched(
     call: Call,
 ) -> Value:
     "Rows that decide when to stop."
-    stops = any(k in _STOPS for k in call.kwargs) or any(v.const in _STOPS for v in obj.parts)
-    stops = stops or "early_stopping_rounds" in obj.attributes
+    stops = any(k in _STOPS for k in (*call.kwargs, *obj.settings))
     return derive(*(v for k, v in call.kwargs.items() if k in _WATCHED)) if stops else NOTHING
 
 

@@ -206,6 +206,8 @@ def _binary(m: Machine, node: ast.BinOp) -> Value:
     left, right = evaluate(m, node.left), evaluate(m, node.right)
     if isinstance(node.op, ast.Add) and left.items is not None and right.items is not None:
         return listed(*left.items, *right.items)
+    if isinstance(node.op, ast.Mult) and left.items and not left.is_data:
+        return listed(*left.items, *left.items)  # `[x] * n` holds x more than once
     made = derive(left, right)
     both = isinstance(node.op, ast.BitAnd) and (left.selects or right.selects)
     held = bool(left.predictions) != bool(right.predictions) and left.is_data and right.is_data
@@ -430,6 +432,7 @@ def run_function(
     saved, cell = m.scope, m.cell
     m.scope, m.cell = Scope(names, function.scope), function.cell
     m.returns.append([])
+    m.running.append(id(function.node))
     try:
         if isinstance(function.node, ast.Lambda):
             m.returns[-1].append(evaluate(m, function.node.body))
@@ -437,15 +440,17 @@ def run_function(
             run_block(m, function.node.body)
         return any_of(m.returns[-1]) or NOTHING, m.scope
     finally:
+        m.running.pop()
         m.returns.pop()
         m.scope, m.cell = saved, cell
 
 # %% ../../nbs/33_refactor.flow.ipynb #invoke-at
 def _too_deep(
     m: Machine,
+    function: Function,
 ) -> bool:
-    "Whether functions are no longer followed."
-    return len(m.calls) >= MAX_DEPTH or m.steps > MAX_STEPS
+    "Whether a function is not followed: it calls itself, the calls nest too deep, or the budget is spent."
+    return id(function.node) in m.running or len(m.calls) >= MAX_DEPTH or m.steps > MAX_STEPS
 
 
 def _invoke_at(
@@ -456,7 +461,7 @@ def _invoke_at(
     kwargs: Mapping[str, Value],
 ) -> Value:
     "Run a function at a call, and carry what it did to its arguments back to the caller."
-    if _too_deep(m):
+    if _too_deep(m, function):
         return derive(*args, *kwargs.values())
     m.calls.append(m.site(node))
     try:
@@ -538,7 +543,8 @@ def _unpack(
             assign(m, target, item)
         return
     single = _any_element(value)
-    roles = [role_of(_first_name(t)) for t in targets]
+    pairs = len(targets) == 2 and all(isinstance(t, ast.Tuple) for t in targets)  # `(x, y), (x2, y2) = load_data()`
+    roles = ["train", "test"] if pairs else [role_of(_first_name(t)) for t in targets]
     split = value.items is None and value.element is None and "train" in roles and len({*roles} - {""}) > 1
     for target, role in zip(targets, roles, strict=True):
         part = [(f"named@{m.cell}:{target.lineno}", role)]
@@ -680,8 +686,16 @@ def _decided(
     m: Machine,
     test: ast.expr,
 ) -> None:
-    "A condition; judgements in it have decided something."
-    note_choice(m, test, evaluate(m, test))
+    "A condition; two judgements held against each other decide. One held against a number is only a check."
+    if isinstance(test, ast.BoolOp):
+        for part in test.values:
+            _decided(m, part)
+    elif isinstance(test, ast.Compare):
+        sides = [evaluate(m, e) for e in (test.left, *test.comparators)]
+        if sum(bool(s.scores) for s in sides) > 1:
+            note_choice(m, test, *sides)
+    else:
+        evaluate(m, test)
 
 
 def _if(m: Machine, node: ast.If) -> None:
@@ -828,7 +842,11 @@ def _run_uncalled(
     "Functions defined at the top that were never run."
     for value in list(m.scope.names.values()):
         for function in value.functions:
-            if id(function.node) not in called and not isinstance(function.node, ast.Lambda) and not _too_deep(m):
+            if (
+                id(function.node) not in called
+                and not isinstance(function.node, ast.Lambda)
+                and not _too_deep(m, function)
+            ):
                 run_function(m, function, _unknown_arguments(m, function), {})
 
 
@@ -839,7 +857,7 @@ def analyse(
     m = Machine()
 
     def invoke(function: Function, args: list[Value], kwargs: Mapping[str, Value]) -> Value:
-        return derive(*args) if _too_deep(m) else run_function(m, function, args, kwargs)[0]
+        return derive(*args) if _too_deep(m, function) else run_function(m, function, args, kwargs)[0]
 
     m.invoke = invoke
     for cell in source.code:

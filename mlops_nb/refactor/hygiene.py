@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .knowledge import SPLITTERS
-from .names import KNOWN, mentions
+from .names import ANNOTATION, KNOWN, mentions
 from .source import Cell, Source
 
 # %% auto #0
@@ -153,7 +153,7 @@ def captured_globals(
         for m in mentions(cell.tree) if cell.tree is not None else ():
             known = (m.deferred, m.name)
             if (
-                m.deferred not in ("", "lambda")
+                m.deferred not in ("", "lambda", ANNOTATION)
                 and m.action == "use"
                 and m.name in variables
                 and known not in told

@@ -5,6 +5,7 @@
 # %% ../../nbs/33a_refactor.leakage.ipynb #imports
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ def _shares_rows(
         return False
     if fitted.rows == e.rows:
         return e.role == "test" and "train" not in {p for _, p in cuts(e.rows)}
-    return e.role in ("test", "valid") or _is_wider(fitted.rows, e.rows)
+    drawn_anew = not covers(fitted.rows, e.rows)  # a wider exam, or another sample of the same table
+    return e.role in ("test", "valid") or drawn_anew
 
 
 def overlap_leaks(
@@ -163,16 +165,24 @@ def _choice(
 ) -> list[Step]:  # Empty when nothing was chosen on these rows
     "What shows that an exam chose."
     looped = [e for e in exams if _in_loop(e)]
-    chosen = [e for e in exams if e.number in m.chosen]
     models = {e.model for e in exams}
+    several = len(models) > 1 or bool(looped)
+    chosen = [e for e in exams if e.number in m.chosen and (several or _is_judged_again(e, exams))]
     watched = [f for e in exams for f in e.fits if overlap(f.watched, e.rows)]
     steps = [Step(e.site, "inspect.flow.repeatedly", e.what) for e in looped]
-    if len(models) > 1 or looped or any(e.kind == "curve" for e in chosen):
-        steps += [Step(m.chosen[e.number], "inspect.flow.chosen") for e in chosen]
+    steps += [Step(m.chosen[e.number], "inspect.flow.chosen") for e in chosen]
     steps += [Step(f.site, "inspect.flow.watched") for f in watched]
     if not steps and len(models) >= MANY:
         steps = [_judged(e) for e in exams]
     return steps
+
+
+def _is_judged_again(
+    curve: Evaluation,
+    exams: list[Evaluation],
+) -> bool:
+    "Whether a threshold read off a curve is praised on the rows of that curve."
+    return curve.kind == "curve" and any(e.kind == "score" and e.site > curve.site for e in exams)
 
 
 def _later_exam(
@@ -190,12 +200,7 @@ def multi_test_leaks(
     groups = _exams(m)
     for rows, exams in groups.items():
         steps = _choice(m, exams)
-        curve_only = all(e.kind == "curve" for e in exams if e.number in m.chosen) and len({e.site for e in exams}) < 2
-        if (
-            not steps
-            or _later_exam(groups, rows)
-            or (curve_only and not any(_in_loop(e) for e in exams) and len(steps) < 2)
-        ):
+        if not steps or _later_exam(groups, rows):
             continue
         last = max(exams, key=lambda e: e.site)
         yield Leak(
@@ -203,10 +208,25 @@ def multi_test_leaks(
         )
 
 # %% ../../nbs/33a_refactor.leakage.ipynb #leaks
+_FITTING = re.compile(r"fit\w*|train\w*|cross_val\w*|cv|adapt")
+
+
+def _fits_something(
+    source: Source,
+) -> bool:
+    "Whether a model is fitted anywhere; else there is nothing to judge."
+    trees = [c.tree for c in source.code if c.tree is not None]
+    calls = (n.func for t in trees for n in ast.walk(t) if isinstance(n, ast.Call))
+    names = (f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls)
+    return any(_FITTING.fullmatch(name) for name in names)
+
+
 def leaks_of(
     source: Source,
 ) -> list[Leak]:  # In reading order
     "Every leak the analysis can prove."
+    if not _fits_something(source):
+        return []
     m = analyse(source)
     found = [leak for e in m.evaluations.values() for leak in (*preprocessing_leaks(e), *overlap_leaks(e))]
     found += multi_test_leaks(m)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from .knowledge import kind_of
-from .regions import rows_from
+from .regions import WEAK, rows_from
 from mlops_nb.refactor.values import (
     NOTHING,
     Evaluation,
@@ -71,7 +71,7 @@ class Scope:
         target.changed.discard(name)
 
 # %% ../../nbs/32c_refactor.machine.ipynb #machine
-MAX_STEPS = 60_000  # statements and calls; about a second
+MAX_STEPS = 30_000  # statements and calls; about a second
 MAX_DEPTH = 8  # calls within calls
 
 
@@ -89,6 +89,7 @@ class Machine:
         self.cell = 0
         self.steps = 0
         self.called: set[int] = set()  # functions that were run
+        self.running: list[int] = []  # functions that are being run
         self.invoke: Callable[[Function, list[Value], Mapping[str, Value]], Value] = lambda f, a, k: NOTHING
         self._numbers = 0
 
@@ -109,9 +110,9 @@ class Machine:
         node: ast.AST,
         name: str = "",
     ) -> Value:
-        "Rows that first appear here."
+        "Rows that first appear here; without a name they may be none at all."
         cell, line = self.site(node)
-        return Value(rows=rows_from(name or f"rows@{cell}:{line}"))
+        return Value(rows=rows_from(name or f"{WEAK}{cell}:{line}"))
 
     @contextmanager
     def loop(
@@ -133,10 +134,11 @@ def new_object(
     kind: str = "",
     parts: Iterable[Value] = (),
     varied: frozenset[int] = frozenset(),
+    settings: Iterable[str] = (),
 ) -> Value:
     "A new estimator."
     kept = tuple(parts)
-    made = Object(m.number(), name, kind or kind_of(name), m.site(node), kept, varied=varied)
+    made = Object(m.number(), name, kind or kind_of(name), m.site(node), kept, frozenset(settings), varied=varied)
     m.objects[made.number] = made
     return Value(objects=frozenset({made.number}))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 # %% auto #0
-__all__ = ['KNOWN', 'Mention', 'mentions', 'free_names', 'bound_names']
+__all__ = ['KNOWN', 'ANNOTATION', 'Mention', 'mentions', 'free_names', 'bound_names']
 
 # %% ../../nbs/30a_refactor.names.ipynb #mention
 KNOWN = frozenset(dir(builtins)) | {
@@ -40,6 +40,9 @@ def mentions(
     return scope.found
 
 # %% ../../nbs/30a_refactor.names.ipynb #scope
+ANNOTATION = "annotation"  # in place of a function: names in annotations
+
+
 class _Scope(ast.NodeVisitor):
     "Collects the mentions of one scope."
 
@@ -63,7 +66,8 @@ class _Scope(ast.NodeVisitor):
         self.visit_all([node.value, *node.targets])
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        self.visit_all([node.annotation, node.value])
+        self._annotations([node.annotation])
+        self.visit_all([node.value])
         if node.value is not None or not isinstance(node.target, ast.Name):
             self.visit(node.target)
 
@@ -114,7 +118,7 @@ class _Scope(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self.visit_all(node.decorator_list)
         self._signature(node.args)
-        self.visit_all([node.returns])
+        self._annotations([node.returns])
         self.add(node.name, "bind", node, "function")
         self._function(node.body, node.args, node.name)
 
@@ -131,7 +135,14 @@ class _Scope(ast.NodeVisitor):
 
     def _signature(self, args: ast.arguments) -> None:
         every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
-        self.visit_all([*args.defaults, *args.kw_defaults, *(a.annotation for a in every if a)])
+        self.visit_all([*args.defaults, *args.kw_defaults])
+        self._annotations([a.annotation for a in every if a])
+
+    def _annotations(self, nodes: Iterable[ast.AST | None]) -> None:
+        "Annotations are read by tools, later or never."
+        inner = _Scope()
+        inner.visit_all(nodes)
+        self.found += [replace(m, deferred=ANNOTATION) for m in inner.found]
 
     def _function(self, body: Sequence[ast.AST], args: ast.arguments, name: str) -> None:
         "Pass on what a body, run later, takes from around it or declares global."

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['Part', 'Rows', 'NO_ROWS', 'Region', 'rows_from', 'cut', 'disjoint', 'overlap', 'covers', 'cuts']
+__all__ = ['Part', 'Rows', 'NO_ROWS', 'WEAK', 'Region', 'rows_from', 'settled', 'cut', 'disjoint', 'overlap', 'covers', 'cuts']
 
 # %% ../../nbs/32a_refactor.regions.ipynb #region
 Part = tuple[str, str]  # the cut, and the side of it
@@ -32,6 +32,17 @@ def rows_from(
 ) -> Rows:
     "All rows of a table."
     return frozenset({Region(origin)})
+
+
+WEAK = "?"  # begins the name of rows that may be none: what an unknown call gives
+
+
+def settled(
+    rows: Rows,
+) -> Rows:
+    "Without rows that may be none, when there are rows for certain."
+    certain = frozenset(r for r in rows if not r.origin.startswith(WEAK))
+    return certain or rows
 
 
 def cut(

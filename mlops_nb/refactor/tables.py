@@ -21,9 +21,9 @@ from mlops_nb.refactor.knowledge import (
     is_metric,
     kind_of,
 )
-from .machine import Machine, judge, new_object, note_choice, note_fit, objects_of
-from .regions import NO_ROWS, Part, Rows, cut
-from .values import NOTHING, Fit, Learned, Repeated, Value, any_of, derive, flatten, join, listed
+from .machine import Machine, new_object, note_choice, note_fit, objects_of
+from .regions import Part, Rows, covers, cut
+from .values import NOTHING, Fit, Learned, Repeated, Value, any_of, derive, listed
 
 # %% auto #0
 __all__ = ['Outcome', 'statistic', 'whole_column', 'sample', 'opposite', 'difference', 'concat', 'call_table', 'call_container',
@@ -140,7 +140,8 @@ def concat(
     parts = [derive(v) for value in call.args[:1] for v in (value.items or (value,))]
     made = derive(*call.args, *call.kwargs.values())
     beside = _along_rows(call) or call.name in ("hstack", "column_stack")
-    doubled = any(a.rows and a.rows == b.rows for i, a in enumerate(parts) for b in parts[:i])
+    filled = [p.rows for p in parts if p.rows]
+    doubled = any(covers(a, b) or covers(b, a) for i, a in enumerate(filled) for b in filled[:i])
     doubled = doubled or (len(parts) == 1 and call.name == "repeat")
     if doubled and not beside and call.name in ("concat", "append", "vstack", "repeat", "tile"):
         return replace(made, repeated=made.repeated | {Repeated(m.site(call.node), call.name)})
@@ -368,11 +369,29 @@ def _pieces(
     )
 
 # %% ../../nbs/32e_refactor.tables.ipynb #function
+_DATA_SETS = (
+    "sklearn",
+    "seaborn",
+    "sns",
+    "tensorflow",
+    "keras",
+    "torchvision",
+    "statsmodels",
+    "datasets",
+    "vega_datasets",
+)
+
+
 def _makes_rows(
     call: Call,
 ) -> bool:
     "Whether a function reads or invents rows."
-    return call.name.startswith(("read_", "load_", "fetch_", "make_")) or call.name in ("load", "loadtxt", "genfromtxt")
+    library = call.path.partition(".")[0]
+    if call.name.startswith(("fetch_", "make_")) or call.name in ("loadtxt", "genfromtxt", "load_dataset"):
+        return True
+    if call.name.startswith("load"):
+        return library in _DATA_SETS or (call.name == "load" and library in ("numpy", "np"))
+    return call.name.startswith("read_") and library not in ("os", "json", "local")
 
 
 def _known_function(
@@ -419,8 +438,9 @@ def call_function(
     if name in STATISTICS and data.is_data:
         return statistic(m, call, replace(data, compared=any(v.compared for v in call.every)))
     if _makes_rows(call) and not data.rows:
+        cell, line = m.site(call.node)
         text = next((v.const for v in call.args if isinstance(v.const, str)), "")
-        return m.fresh_rows(call.node, text)
+        return m.fresh_rows(call.node, text or f"{call.name}@{cell}:{line}")
     if name[:1].isupper() and not data.is_data and not call.path.startswith(("pandas", "numpy", "pathlib")):
         return new_object(m, call.node, name, "unknown", call.every)
     if data.is_data or data.scores:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .regions import NO_ROWS, Rows
+from .regions import NO_ROWS, Rows, settled
 
 # %% auto #0
 __all__ = ['Site', 'NOTHING', 'MAX_ITEMS', 'Learned', 'Repeated', 'Fit', 'Prediction', 'Function', 'Value', 'join', 'any_of',
@@ -182,7 +182,8 @@ def derive(
     "What is computed row by row from some values."
     every = [v for value in values for v in flatten(value)]
     role = next((v.role for v in every if v.role and v.rows), "")
-    return Value(**_union(every, _FLOWS), role=role)
+    made = _union(every, _FLOWS)
+    return Value(**made | {"rows": settled(made["rows"])}, role=role)
 
 
 def listed(
@@ -201,6 +202,7 @@ class Object:
     kind: str  # learner, stateless, composite, search, splitter, sampler, model or instance
     site: Site
     parts: tuple[Value, ...] = ()  # what it was built from
+    settings: frozenset[str] = frozenset()  # names of its settings
     fits: frozenset[Fit] = frozenset()
     varied: frozenset[int] = frozenset()  # loops that choose its settings
     attributes: Mapping[str, Value] = field(default_factory=dict)
