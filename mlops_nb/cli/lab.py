@@ -15,8 +15,8 @@ from ..core.errors import InputError, require
 from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
-__all__ = ['Dir', 'AsJson', 'Lang', 'lab', 'charter_app', 'init', 'run', 'stage_of', 'show_facts', 'data', 'charter_freeze',
-           'poc', 'trial', 'gate', 'monitor', 'report']
+__all__ = ['Dir', 'AsJson', 'Lang', 'lab', 'charter_app', 'check_lang', 'init', 'run', 'stage_of', 'show_facts', 'data',
+           'charter_freeze', 'poc', 'trial', 'gate', 'monitor', 'report']
 
 # %% ../../nbs/92_cli.lab.ipynb #types
 Dir = Annotated[Path, typer.Argument(help="The workspace's folder.", show_default=False)]
@@ -26,7 +26,7 @@ lab = typer.Typer(no_args_is_help=True)
 charter_app = typer.Typer(no_args_is_help=True, help="The charter: the promises a model is judged by.")
 
 
-def _check_lang(
+def check_lang(
     lang: str,
 ) -> str:
     "A language we have; raises `InputError`."
@@ -81,7 +81,7 @@ def run(
     from mlops_nb.lifecycle.run import run_lifecycle
 
     ws = open_workspace(folder)
-    shown = _check_lang(lang) or ws.settings().lang or load_charter(ws.charter_file).problem.lang
+    shown = check_lang(lang) or ws.settings().lang or load_charter(ws.charter_file).problem.lang
     outcome = run_lifecycle(ws, Progress(Console(), shown), lang)
     say(ending(outcome, shown))
     raise typer.Exit(outcome.exit_code)
@@ -206,7 +206,7 @@ def report(
 
     ws = open_workspace(folder)
     given = dict(_parameter(p) for p in parameter or [])
-    say(str(run_report(ws, kind, lang=report_language(ws, _check_lang(lang)), parameters=given)))
+    say(str(run_report(ws, kind, lang=report_language(ws, check_lang(lang)), parameters=given)))
 
 
 def _parameter(

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .common import say, say_json
-from .lab import AsJson, show_facts, stage_of
+from .lab import AsJson, Lang, check_lang, show_facts, stage_of
 from ..core.errors import InputError, require
 from ..core.messages import number
 
@@ -65,11 +65,16 @@ def roi(
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="The workspace's folder.")] = None,
     outcomes: Annotated[Path | None, typer.Option(help="unit, arm, time, metric, value, covariate")] = None,
     costs: Annotated[Path | None, typer.Option(help="month, item, amount, currency, basis")] = None,
+    control: Annotated[str, typer.Option(help="Name of the control arm.")] = "control",
+    metric: Annotated[str, typer.Option(help="The metric that is money; default: found.")] = "",
+    treated_share: Annotated[float | None, typer.Option(help="Planned share of the treatment.")] = None,
+    cap: Annotated[float | None, typer.Option(help="Cut single units' revenue here; fixed in advance.")] = None,
     as_json: AsJson = False,
+    lang: Lang = "",
 ) -> None:
     """The value of a model: of a workspace, or of two plain files.
 
-    Example: mlops-nb roi --outcomes o.csv --costs c.csv
+    Ends with 0, with 1 for decommission, 3 when it cannot be assessed. Example: mlops-nb roi --outcomes o.csv --costs c.csv
     """
     require("scipy", "lab")
     if folder and not (outcomes or costs):
@@ -78,5 +83,9 @@ def roi(
         raise InputError("the value of what?", fix="use 'roi DIR', or 'roi --outcomes FILE --costs FILE'")
     from mlops_nb.value.files import roi_files
 
-    result = roi_files(outcomes, costs)
-    return say_json(result.to_dict()) if as_json else say(result.text())
+    result = roi_files(outcomes, costs, control, metric, treated_share, cap)
+    if as_json:
+        say_json(result.to_dict())
+    else:
+        say(result.text(check_lang(lang) or "en"))
+    raise typer.Exit(result.exit_code)
