@@ -5,21 +5,33 @@
 # %% ../../nbs/75_reporting.audit.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from ..core.facts import Fact
-from ..core.messages import Message
-from .figures import dots_of, figure, interval_svg
+from ..core.messages import Message, catalogue
+from .figures import curve_svg, dots_of, figure, interval_svg
 from .material import Material
-from .page import Piece, Writer, code, fact_table, pairs, section, short_hash, table
+from mlops_nb.reporting.page import (
+    DASH,
+    Piece,
+    Writer,
+    code,
+    fact_table,
+    pairs,
+    section,
+    short_hash,
+    state_badge,
+    table,
+)
 from .sections import front
 
 # %% auto #0
 __all__ = ['TERMS', 'verdict', 'first_screen', 'reasons', 'criterion_facts', 'criteria', 'scorecard_facts', 'criterion',
-           'data_section', 'model_section', 'runs_section']
+           'performance_section', 'calibration_section', 'fairness_section', 'data_section', 'model_section',
+           'runs_section', 'methods_section']
 
 # %% ../../nbs/75_reporting.audit.ipynb #verdict
 TERMS = (
@@ -73,16 +85,42 @@ def _state_fact(
 def reasons(
     m: Material,
 ) -> Piece:
-    "The reasons the gate gave."
+    "The reasons the gate gave, the weightiest first, each with the criterion it is about."
     w = Writer(m.lang)
-    source = m.source("decision.json")
-    said = [w.message(Message.from_dict(r), f"reason.{n}", source) for n, r in enumerate(m.decision.get("reasons", ()))]
-    items = Markup("\n").join(Markup("<li>{}</li>").format(s) for s in said)
-    return section(
-        w,
-        "reasons",
-        Markup("<ul>{}</ul>").format(items) if said else Markup("<p>{}</p>").format(w.text("reasons.none")),
+    rows = [_reason_row(m, w, n, r) for n, r in enumerate(m.decision.get("reasons", ()))]
+    until = (
+        Markup("<p>{}</p>").format(w.text("reasons.expires", date=str(m.decision["expires"])))
+        if m.decision.get("expires")
+        else ""
     )
+    header = tuple(w.label(k) for k in ("word.criterion", "word.state", "word.reason"))
+    return section(
+        w, "reasons", table(w, w.label("reasons.caption"), header, rows, w.text("reasons.none"), quiet=True), until
+    )
+
+
+def _reason_row(
+    m: Material,
+    w: Writer,
+    n: int,
+    reason: Mapping[str, Any],
+) -> tuple[str, ...]:
+    "One reason of the gate."
+    state, name = str(reason.get("state") or ""), str(reason.get("criterion") or "all")
+    said = w.message(Message.from_dict(reason), f"reason.{n}", m.source("decision.json"))
+    badge = state_badge(state, w.label(f"state.{state}")) if state else DASH
+    return _link(m, w, name), badge, said
+
+
+def _link(
+    m: Material,
+    w: Writer,
+    criterion: str,
+) -> Markup:
+    "A criterion's name; a link to its section if it has one."
+    name = w.label(f"criterion.{criterion}")
+    known = criterion in {c["id"] for c in _criteria(m)}
+    return Markup('<a href="#criterion-{}">{}</a>').format(criterion, name) if known else Markup("{}").format(name)
 
 # %% ../../nbs/75_reporting.audit.ipynb #criteria
 def criterion_facts(
@@ -102,21 +140,19 @@ def _criterion_row(
     "One criterion of the scorecard."
     facts = criterion_facts(m, criterion)
     first = facts[0] if facts else None
-    parts = [
-        w.fact(first, p) if first and getattr(first, "low" if p == "interval" else p) is not None else Markup("–")
-        for p in ("value", "interval", "threshold")
-    ]
+    value = w.fact(first) if first else DASH
+    if first and first.low is not None:
+        value = Markup("{}<small>{}</small>").format(value, w.fact(first, "interval"))
+    promised = w.fact(first, "threshold") if first and first.threshold is not None else DASH
     reason = criterion.get("reason")
     said = (
         w.message(Message.from_dict(reason), f"criterion.{criterion['id']}", m.source("evidence/score.json"))
         if reason
-        else Markup("–")
+        else DASH
     )
-    name = Markup('<a href="#{}">{}</a>').format(
-        f"criterion-{criterion['id']}", w.label(f"criterion.{criterion['id']}")
-    )
+    name = _link(m, w, str(criterion["id"]))
     needed = "" if criterion.get("required", True) else Markup(" <small>{}</small>").format(w.label("word.optional"))
-    return Markup("{}{}").format(name, needed), w.state(_state_fact(m, criterion)), *parts, said
+    return Markup("{}{}").format(name, needed), w.state(_state_fact(m, criterion)), value, promised, said
 
 
 def criteria(
@@ -125,7 +161,7 @@ def criteria(
     "The scorecard."
     w = Writer(m.lang)
     header = tuple(w.label(k) for k in ("word.criterion", "word.state"))
-    header += tuple(f">{w.label(k)}" for k in ("word.value", "word.interval", "word.threshold"))
+    header += tuple(f">{w.label(k)}" for k in ("word.value", "word.threshold"))
     rows = [_criterion_row(m, w, c) for c in _criteria(m)]
     return section(w, "criteria", table(w, w.label("criteria.caption"), (*header, w.label("word.reason")), rows))
 
@@ -137,43 +173,288 @@ def scorecard_facts(
     states = (_state_fact(m, c) for c in _criteria(m))
     return (verdict(m), *states, *(f for c in _criteria(m) for f in criterion_facts(m, c)))
 
-# %% ../../nbs/75_reporting.audit.ipynb #criterion
+# %% ../../nbs/75_reporting.audit.ipynb #open-criterion
 _MOST_ROWS = 40
 
 
+def _own(
+    m: Material,
+    id: str,
+) -> Mapping[str, Any]:
+    "A criterion of the scorecard; one that is not on it is not assessed."
+    return next((c for c in _criteria(m) if c["id"] == id), {"id": id, "state": "not-assessed"})
+
+
+def _said(
+    m: Material,
+    w: Writer,
+    own: Mapping[str, Any],
+) -> Markup:
+    "State and reason."
+    reason: Any = own.get("reason")
+    said = (
+        w.message(Message.from_dict(reason), f"criterion.{own['id']}", m.source("evidence/score.json"))
+        if reason
+        else ""
+    )
+    return Markup('<p class="said">{} {}</p>').format(w.state(_state_fact(m, own)), said)
+
+
+def _facts_of(
+    m: Material,
+    id: str,
+    prefixes: Sequence[str],
+) -> tuple[Fact, ...]:
+    "The facts a criterion rests on, then those that belong to it by their name."
+    named = criterion_facts(m, _own(m, id))
+    known = {f.id for f in named}
+    return (*named, *(f for f in (m.facts(*prefixes) if prefixes else ()) if f.id not in known))
+
+
+def criterion(
+    m: Material,
+    id: str,  # data_quality, reproducibility, latency, integration, security or rollback
+    *prefixes: str,  # Further facts that belong to it, by the beginning of their id
+) -> Piece:
+    "What was measured for one criterion."
+    w = Writer(m.lang)
+    own, facts, caption = _own(m, id), _facts_of(m, id, prefixes)[:_MOST_ROWS], w.label(f"criterion.{id}")
+    timed = [f for f in facts if f.unit]
+    drawn = _figure_of(w, id, timed, caption)
+    shown = fact_table(w, caption, facts, empty=str(w.text("criterion.no_fact")), quiet=True)
+    more = _MORE.get(id)
+    return section(w, f"criterion-{id}", _said(m, w, own), drawn, shown, more(m, w) if more else "")
+
+# %% ../../nbs/75_reporting.audit.ipynb #figure-of
 def _figure_of(
     w: Writer,
     id: str,
     facts: Sequence[Fact],
     caption: str,
+    names: Mapping[str, str] | None = None,
 ) -> Markup:
-    "Estimates with intervals, if there are at least two of the same unit."
-    drawn = [f for f in facts if f.low is not None and f.high is not None and f.unit == facts[0].unit] if facts else []
+    "Estimates of one unit, if there are two; with `names`, also those without an interval."
+    first = next((f for f in facts if f.low is not None), None)
+    drawn = [f for f in facts if first and f.unit == first.unit and (f.low is not None or names is not None)]
     if len(drawn) < 2:
         return Markup("")
-    desc = w.text("figure.intervals", names=", ".join(d.label for d in dots_of(drawn, w.lang)))
-    svg = interval_svg(f"fig-{id}", dots_of(drawn, w.lang), caption, str(desc), w.lang, drawn[0].unit)
+    dots = dots_of(drawn, w.lang, names)
+    desc = w.text("figure.intervals", names=", ".join(d.label for d in dots))
+    svg = interval_svg(f"fig-{id}", dots, caption, str(desc), w.lang, drawn[0].unit)
     return figure(w, svg, w.label("figure.intervals.caption"), drawn)
 
-
-def criterion(
+# %% ../../nbs/75_reporting.audit.ipynb #performance
+def performance_section(
     m: Material,
-    id: str,  # performance, data_quality, reproducibility, latency, integration, fairness, security or rollback
-    *prefixes: str,  # Further facts that belong to it, by the beginning of their id
 ) -> Piece:
-    "What was measured for one criterion."
+    "The promised metric and everything beside it."
     w = Writer(m.lang)
-    own = next((c for c in _criteria(m) if c["id"] == id), {"id": id, "state": "not-assessed"})
-    named = criterion_facts(m, own)
-    more = tuple(f for f in (m.facts(*prefixes) if prefixes else ()) if f.id not in {n.id for n in named})
-    facts = (*named, *more)[:_MOST_ROWS]
-    reason: Any = own.get("reason")
-    said = w.message(Message.from_dict(reason), f"criterion.{id}", m.source("evidence/score.json")) if reason else ""
-    state = Markup("<p>{} {}</p>").format(w.state(_state_fact(m, own)), said)
-    caption = w.label(f"criterion.{id}")
-    shown = fact_table(w, caption, facts, empty=str(w.text("criterion.no_fact")))
-    piece = section(w, f"criterion-{id}", state, _figure_of(w, id, facts, caption), shown)
-    return piece
+    own, facts = _own(m, "performance"), _facts_of(m, "performance", ("performance.", "naive."))[:_MOST_ROWS]
+    metric = facts[0].id.partition(".")[2].partition("/")[0] if facts else ""
+    same = [
+        f
+        for f in m.facts(f"performance.{metric}", f"naive.{metric}", f"poc.{metric}/", f"poc.baseline_{metric}/")
+        if _is_metric(f, metric) and f.value is not None
+    ]
+    same.sort(key=lambda f: f.id.startswith("poc."))
+    drawn = _figure_of(w, "performance", same, w.label("criterion.performance"), {})
+    runs = [f for f in same if f.id not in {g.id for g in facts}]
+    tables = [
+        fact_table(w, w.label("criterion.performance"), facts, empty=str(w.text("criterion.no_fact")), quiet=True)
+    ]
+    tables += [fact_table(w, w.label("performance.runs"), runs)] if runs else []
+    return section(w, "criterion-performance", _said(m, w, own), drawn, *tables, _confusion(m, w))
+
+
+def _is_metric(
+    fact: Fact,
+    metric: str,
+) -> bool:
+    "Whether a fact is about exactly this metric."
+    return fact.key.rpartition(".")[2].removeprefix("baseline_") == metric
+
+# %% ../../nbs/75_reporting.audit.ipynb #confusion
+def _confusion(
+    m: Material,
+    w: Writer,
+) -> Markup:
+    "How often each class was answered with each; for a handful of classes."
+    data, source = m.evidence["score"].data, m.source("evidence/score.json")
+    counts, classes = data.get("confusion") or [], [str(c) for c in data.get("classes") or []]
+    if not counts or len(classes) > 10:
+        return Markup("")
+    rows = []
+    for truth, line in zip(classes, counts, strict=True):
+        facts = [
+            Fact(f"confusion.rows/{truth} as {said}", int(v), "1", source=source)
+            for said, v in zip(classes, line, strict=True)
+        ]
+        rows.append((truth, *map(w.fact, facts)))
+    header = (w.label("confusion.truth"), *(f">{w.text('confusion.answered', name=c)}" for c in classes))
+    return table(w, w.label("confusion.caption"), header, rows)
+
+# %% ../../nbs/75_reporting.audit.ipynb #calibration
+def calibration_section(
+    m: Material,
+) -> Piece:
+    "Whether a predicted share is the share that came true."
+    w = Writer(m.lang)
+    bins: Sequence[Mapping[str, Any]] = m.evidence["score"].data.get("reliability") or ()
+    source = m.source("evidence/score.json")
+    pairs_ = [
+        (
+            Fact(f"calibration.predicted/{n}", b["predicted"], source=source),
+            Fact(f"calibration.observed/{n}", b["observed"], low=b["low"], high=b["high"], n=b["n"], source=source),
+        )
+        for n, b in enumerate(bins, 1)
+    ]
+    rows = [(w.fact(p), w.fact(o), w.fact(o, "interval"), w.fact(o, "n")) for p, o in pairs_]
+    header = (
+        w.label("calibration.predicted"),
+        *(f">{w.label(k)}" for k in ("calibration.observed", "word.interval", "word.n")),
+    )
+    body = (
+        [
+            _curve(w, bins, [f for pair in pairs_ for f in pair]),
+            table(w, w.label("section.calibration"), header, rows, quiet=True),
+        ]
+        if bins
+        else [Markup('<p class="none">{}</p>').format(w.text("calibration.none"))]
+    )
+    return section(w, "calibration", *body)
+
+
+def _curve(
+    w: Writer,
+    bins: Sequence[Mapping[str, Any]],
+    facts: Sequence[Fact],
+) -> Markup:
+    "Observed against predicted."
+    points = [(float(b["predicted"]), float(b["observed"]), float(b["low"]), float(b["high"])) for b in bins]
+    labels = (w.label("calibration.predicted"), w.label("calibration.observed"))
+    svg = curve_svg(
+        "fig-calibration", points, w.label("section.calibration"), str(w.text("figure.calibration")), labels, w.lang
+    )
+    return figure(w, svg, w.label("figure.calibration.caption"), facts)
+
+# %% ../../nbs/75_reporting.audit.ipynb #fairness
+def fairness_section(
+    m: Material,
+) -> Piece:
+    "Gaps and subgroups."
+    w = Writer(m.lang)
+    facts = _facts_of(m, "fairness", ("fairness.",))
+    gaps = [f for f in facts if f.id.startswith("fairness.gap")]
+    promised = [f for f in gaps if f.threshold is not None]
+    metric = promised[0].key.rpartition(".")[2].removeprefix("gap_") if promised else ""
+    groups = [f for f in facts if f not in gaps]
+    own = [f for f in groups if f.key == f"fact.fairness.{metric}"]
+    names = {f.id: f.qualifier for f in own}
+    body = [
+        fact_table(w, w.label("fairness.promised"), promised, empty=str(w.text("fairness.none"))),
+        _figure_of(w, "fairness", own, w.label("criterion.fairness"), names),
+        fact_table(w, w.label(f"fact.fairness.{metric}"), own, names) if own else "",
+        _beside(w, [f for f in groups if f not in own]),
+        fact_table(w, w.label("fairness.not_promised"), [g for g in gaps if g not in promised])
+        if len(gaps) > len(promised)
+        else "",
+    ]
+    return section(w, "criterion-fairness", _said(m, w, _own(m, "fairness")), *body)
+
+
+def _beside(
+    w: Writer,
+    facts: Sequence[Fact],
+) -> Markup:
+    "Subgroups as rows, metrics as columns."
+    metrics, groups = list(dict.fromkeys(f.key for f in facts)), list(dict.fromkeys(f.qualifier for f in facts))
+    if not metrics:
+        return Markup("")
+    by = {(f.qualifier, f.key): f for f in facts}
+    cell = Markup("{}<small>{}</small>")
+    rows = [
+        (g, *(cell.format(w.fact(by[g, k]), w.fact(by[g, k], "interval")) if (g, k) in by else "–" for k in metrics))
+        for g in groups[:_MOST_ROWS]
+    ]
+    return table(w, w.label("fairness.beside"), (w.label("fairness.group"), *(f">{w.label(k)}" for k in metrics)), rows)
+
+# %% ../../nbs/75_reporting.audit.ipynb #more
+def _checks(
+    m: Material,
+    w: Writer,
+) -> Markup:
+    "The interface checks, the failed ones first."
+    trial = m.evidence.get("trial")
+    found = sorted(trial.data.get("checks", ()) if trial else (), key=lambda c: bool(c.get("ok")))
+    rows = [
+        (w.label(f"trial.check.{c['name']}"), state_badge(s, w.label(f"state.{s}")), str(c.get("detail") or "–"))
+        for c in found
+        for s in ["passed" if c.get("ok") else "failed"]
+    ]
+    return table(
+        w,
+        w.label("integration.checks"),
+        tuple(w.label(k) for k in ("integration.check", "word.state", "integration.detail")),
+        rows,
+    )
+
+
+def _findings(
+    m: Material,
+    w: Writer,
+) -> Markup:
+    "What the security search found."
+    rows = []
+    for n, found in enumerate(m.evidence["score"].data.get("findings") or ()):
+        message: Any = found.get("message")
+        said = (
+            w.message(Message.from_dict(message), f"finding.{n}", m.source("evidence/score.json"))
+            if isinstance(message, Mapping)
+            else str(message or found.get("where") or "–")
+        )
+        rows.append(
+            (
+                code(str(found.get("where") or found.get("rule") or "–")),
+                w.label(f"severity.{found.get('severity', 'high')}"),
+                said,
+            )
+        )
+    header = tuple(w.label(k) for k in ("word.file", "security.severity", "security.finding"))
+    return table(w, w.label("security.findings"), header, rows[:_MOST_ROWS], w.text("security.none"))
+
+
+def _drill(
+    m: Material,
+    w: Writer,
+) -> Markup:
+    "The moves of the rollback drill."
+    trial, source = m.evidence.get("trial"), m.source("evidence/trial.json")
+    rows = []
+    for n, move in enumerate(trial.data.get("drill", ()) if trial else (), 1):
+        took = Fact(f"drill.seconds/{n}", move.get("seconds"), "s", n=move.get("requests"), source=source)
+        failed = Fact(f"drill.failed/{n}", move.get("failed"), "1", n=move.get("requests"), source=source)
+        rows.append(
+            (
+                code(str(move.get("left", "–"))),
+                code(str(move.get("reached", "–"))),
+                w.fact(took),
+                w.fact(took, "n"),
+                w.fact(failed),
+            )
+        )
+    header = (
+        w.label("drill.left"),
+        w.label("drill.reached"),
+        *(f">{w.label(k)}" for k in ("drill.seconds", "drill.requests", "drill.failed")),
+    )
+    return table(w, w.label("drill.caption"), header, rows) if rows else Markup("")
+
+
+_MORE: Mapping[str, Callable[[Material, Writer], Markup]] = {
+    "integration": _checks,
+    "security": _findings,
+    "rollback": _drill,
+}
 
 # %% ../../nbs/75_reporting.audit.ipynb #provenance
 def _text_pairs(
@@ -186,7 +467,7 @@ def _text_pairs(
     for key in keys:
         value = data.get(key)
         if isinstance(value, str) and value:
-            shown = short_hash(value) if len(value) == 64 else value
+            shown = short_hash(value) if len(value) == 64 else catalogue(w.lang).get(f"{key}.{value}", value)
             found.append((w.label(f"data.{key}"), shown))
     return found
 
@@ -199,18 +480,9 @@ def data_section(
     evidence = m.evidence.get("data")
     if evidence is None:
         return section(w, "data", Markup('<p class="none">{}</p>').format(w.text("page.nothing")))
-    snapshot, source = evidence.data.get("snapshot", {}), m.source("evidence/data.json")
-    counts = {
-        k: v
-        for k, v in {**snapshot, **_flat(evidence.data.get("splits", {}), "split_")}.items()
-        if isinstance(v, int) and not isinstance(v, bool)
-    }
-    facts = [
-        Fact(f"snapshot.{k}", v, "rows" if k == "rows" or k.startswith("split_") else "1", source=source)
-        for k, v in counts.items()
-    ]
-    known = _text_pairs(w, snapshot, ("id", "revision", "dvc", "file"))
-    excluded = [(code(str(c)), str(_reason(w, r))) for c, r in _excluded(evidence.data.get("excluded", ()))]
+    known = _text_pairs(w, evidence.data.get("snapshot", {}), ("file", "id", "git", "dvc"))
+    known += _text_pairs(w, evidence.data, ("split_by", "contract"))
+    excluded = [(code(str(e["name"])), _reason(w, e.get("reason"))) for e in evidence.data.get("excluded", ())]
     left_out = table(
         w,
         w.label("data.excluded"),
@@ -218,36 +490,39 @@ def data_section(
         excluded,
         w.text("data.none_excluded"),
     )
-    return section(w, "data", pairs(known), fact_table(w, w.label("data.counts"), facts, columns=()), left_out)
+    sizes = fact_table(w, w.label("data.counts"), m.facts("data.", stages=("data",)), columns=())
+    return section(w, "data", pairs(known), sizes, _targets(m, w, evidence.data.get("target", {})), left_out)
 
 
-def _flat(
-    splits: Any,
-    prefix: str,
-) -> dict[str, Any]:
-    "Rows by split."
-    if not isinstance(splits, Mapping):
-        return {}
-    return {f"{prefix}{k}": v.get("rows") if isinstance(v, Mapping) else v for k, v in splits.items()}
-
-
-def _excluded(
-    excluded: Any,
-) -> list[tuple[Any, Any]]:
-    "Columns left out and why."
-    if isinstance(excluded, Mapping):
-        return list(excluded.items())
-    return [(e.get("name"), e.get("reason")) if isinstance(e, Mapping) else (e, "") for e in excluded]
+def _targets(
+    m: Material,
+    w: Writer,
+    target: Mapping[str, Any],
+) -> Markup:
+    "Rows by class in each split."
+    by_split: Mapping[str, Mapping[str, Any]] = target.get("by_split") or {}
+    names = list(dict.fromkeys(k for counts in by_split.values() for k in counts))[:12]
+    if not names:
+        return Markup("")
+    source, unit = m.source("evidence/data.json"), "1"
+    facts = {
+        (s, k): Fact(f"target.rows/{s}={k}", v.get(k), unit, source=source) for s, v in by_split.items() for k in names
+    }
+    header = (w.label("data.split"), *(f">{n}" for n in names))
+    order = [s for s in ("train", "valid", "test", "future") if s in by_split]
+    rows = [(w.label(f"split.{s}"), *(w.fact(facts[s, k]) for k in names)) for s in order]
+    return table(w, str(w.text("data.target", name=str(target.get("name", "")))), header, rows)
 
 
 def _reason(
     w: Writer,
     reason: Any,
 ) -> str:
-    "A reason in words: a message, a key, or text."
+    "A reason in words."
     if isinstance(reason, Mapping):
         return Message.from_dict(reason).text(w.lang)
-    return w.label(str(reason)) if reason else "–"
+    known = catalogue(w.lang)
+    return next((known[k] for k in (f"data.reason.{reason}", str(reason)) if k in known), str(reason or "–"))
 
 # %% ../../nbs/75_reporting.audit.ipynb #model
 def model_section(
@@ -281,6 +556,38 @@ def model_section(
 def runs_section(
     m: Material,
 ) -> Piece:
-    "The runs of the proof of concept."
+    "The runs of the proof of concept: where each stands, and in which environment."
     w = Writer(m.lang)
-    return section(w, "runs", fact_table(w, w.label("runs.caption"), m.facts(stages=("poc",))[:_MOST_ROWS]))
+    evidence = m.evidence.get("poc")
+    runs: Sequence[Mapping[str, Any]] = evidence.data.get("seeds", ()) if evidence else ()
+    rows = [
+        (code(str(r.get("path", "–"))), short_hash(str(r.get("sha256", ""))), code(str(r.get("run", "–"))[:12]))
+        for r in runs
+    ]
+    header = tuple(w.label(k) for k in ("word.file", "word.hash", "runs.tracking"))
+    versions = {k: str(v) for k, v in (evidence.data.get("environment", {}) if evidence else {}).items()}
+    environment = table(
+        w,
+        w.label("runs.environment"),
+        (w.label("runs.part"), w.label("runs.version")),
+        [(k, code(v)) for k, v in versions.items()],
+    )
+    return section(w, "runs", table(w, w.label("runs.caption"), header, rows), environment)
+
+
+def methods_section(
+    m: Material,
+) -> Piece:
+    "How each interval on this page was computed."
+    w = Writer(m.lang)
+    used: dict[str, list[str]] = {}
+    for fact in m.facts():
+        if fact.method and fact.value is not None:
+            used.setdefault(fact.method, []).append(w.label(fact.key))
+    known = catalogue(m.lang)
+    rows = [(known.get(f"method.{k}", k), ", ".join(dict.fromkeys(names))) for k, names in used.items()]
+    return section(
+        w,
+        "methods",
+        table(w, w.label("section.methods"), (w.label("methods.method"), w.label("word.measure")), rows, quiet=True),
+    )

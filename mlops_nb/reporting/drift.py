@@ -163,7 +163,7 @@ def _rows_of(
 ) -> Fact:
     "Rows of a window."
     rows = window.get("rows", window.get("n", _drift_of(window).get("rows_current")))
-    return _fact_of(m, window, f"window.rows/{window['name']}", rows if isinstance(rows, int) else None, "rows")
+    return _fact_of(m, window, f"window.rows/{window['name']}", rows if isinstance(rows, int) else None, "1")
 
 
 def realised_facts(
@@ -186,7 +186,7 @@ def windows_section(
     title = w.label(next(iter(realised.values())).key) if realised else w.label("drift.realised")
     header = (
         w.label("word.window"),
-        ">" + w.label("unit.rows"),
+        ">" + w.label("fact.window.rows"),
         w.label("word.basis"),
         w.label("drift.changes"),
         w.label("drift.drifted"),
@@ -279,8 +279,9 @@ def _feature_facts(
     }
     found = {"effect": _fact_of(m, window, f"column.effect/{about}", feature.get("effect"), **size)}
     found["p"] = _fact_of(m, window, f"column.p_adjusted/{about}", feature.get("p_adjusted"), "p", n=n)
+    unit = "1" if feature.get("about") == "median" else ""  # a value of the column; else a share
     for key in ("before", "after"):
-        found[key] = _fact_of(m, window, f"column.{key}/{about}", feature.get(key), n=n)
+        found[key] = _fact_of(m, window, f"column.{key}/{about}", feature.get(key), unit, n=n)
     return found
 
 

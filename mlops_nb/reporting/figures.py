@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,7 @@ def _style(
         "grid.color": _ink("line"),
         "grid.linewidth": 0.6,
         "axes.axisbelow": True,
+        "ytick.labelsize": 8.5,
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
@@ -95,7 +97,9 @@ def _tidy(
     for name, (stand_in, fallback) in _COLOURS.items():
         body = body.replace(stand_in, f"var(--{name}, {fallback})")
     inner = body[body.index(">") + 1 :].strip()
-    head = f'<svg viewBox="{box[1] if box else "0 0 518 300"}" role="img" aria-labelledby="{id}-t {id}-d">'
+    size = box[1] if box else "0 0 518.4 300"
+    width_rem = float(size.split()[2]) / 518.4 * 46
+    head = f'<svg viewBox="{size}" style="max-width: {width_rem:.1f}rem" role="img" aria-labelledby="{id}-t {id}-d">'
     return Markup(f'{head}<title id="{id}-t">{escape(title)}</title><desc id="{id}-d">{escape(desc)}</desc>{inner}')
 
 # %% ../../nbs/72_reporting.figures.ipynb #draw
@@ -116,6 +120,14 @@ def _shorten(
     half = (longest - 1) // 2
     cut = text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
     return cut.replace("$", r"\$")
+
+
+def _row_label(
+    text: str,
+) -> str:
+    "A row's name on at most two lines."
+    lines = textwrap.wrap(text, 36, break_long_words=False)
+    return "\n".join(_shorten(line, 38) for line in lines) if len(lines) <= 2 else _shorten(text, 38)
 
 # %% ../../nbs/72_reporting.figures.ipynb #canvas
 @contextlib.contextmanager
@@ -154,7 +166,7 @@ def _rows(
     unit: str,
 ) -> None:
     "Rows named on the left, from the top down."
-    axes.set_yticks(range(len(dots)), [_shorten(d.label) for d in dots])
+    axes.set_yticks(range(len(dots)), [_row_label(d.label) for d in dots])
     axes.set_ylim(len(dots) - 0.5, -0.5)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -200,7 +212,7 @@ def interval_svg(
     zero: bool = False,  # Mark zero
 ) -> Markup:
     "Rows of points with intervals and, where there is one, the promise."
-    with _canvas(id, 0.55 + 0.27 * len(dots)) as (figure, axes):
+    with _canvas(id, 0.55 + 0.31 * len(dots)) as (figure, axes):
         for row, dot in enumerate(dots):
             colour = _ink(dot.tone)
             axes.plot([dot.low, dot.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
@@ -289,7 +301,7 @@ def bar_svg(
     unit: str = "",
 ) -> Markup:
     "Horizontal bars from zero, with whiskers."
-    with _canvas(id, 0.55 + 0.3 * len(dots)) as (figure, axes):
+    with _canvas(id, 0.55 + 0.33 * len(dots)) as (figure, axes):
         for row, dot in enumerate(dots):
             axes.barh(row, dot.value, height=0.62, color=_ink(dot.tone))
             if dot.low < dot.high:

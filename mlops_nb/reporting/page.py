@@ -15,11 +15,11 @@ from ..core.display import raw_block
 from ..core.errors import InputError
 from ..core.facts import Fact, Source
 from ..core.messages import Message, catalogue, label
-from .values import fact_html, message_html
+from .values import fact_html, message_html, typeset
 
 # %% auto #0
-__all__ = ['MIME', 'Piece', 'compact', 'state_tone', 'state_badge', 'Writer', 'table', 'pairs', 'bullets', 'notice', 'code',
-           'short_hash', 'section', 'part', 'fact_table']
+__all__ = ['MIME', 'DASH', 'Piece', 'compact', 'state_tone', 'state_badge', 'Writer', 'table', 'pairs', 'bullets', 'notice',
+           'code', 'day', 'short_hash', 'section', 'part', 'fact_table']
 
 # %% ../../nbs/71_reporting.page.ipynb #piece
 MIME = "application/vnd.mlops-nb.piece+json"
@@ -107,7 +107,7 @@ class Writer:
 
     def state(self, fact: Fact) -> Markup:
         "The state of a fact as a badge; of one without a state, a dash."
-        return state_badge(fact.state, self.fact(fact, "state")) if fact.state else Markup("–")
+        return state_badge(fact.state, self.fact(fact, "state")) if fact.state else DASH
 
     def message(self, message: Message, place: str, source: Source | None = None) -> Markup:
         "A sentence whose numbers are facts named after `place`."
@@ -117,14 +117,14 @@ class Writer:
 
     def label(self, key: str) -> str:
         "A word of the catalogue."
-        return label(key, self.lang)
+        return typeset(label(key, self.lang), self.lang)
 
     def text(self, key: str, **args: str) -> Markup:
         "A sentence of the catalogue; its arguments are text or what this writer wrote."
         numbers = [k for k, v in args.items() if not isinstance(v, str)]
         if numbers:
             raise InputError(f"'{numbers[0]}' is a bare number", where=key, fix="show it through a fact")
-        return Markup(escape(catalogue(self.lang).get(key, key))).format(**args)
+        return Markup(escape(typeset(catalogue(self.lang).get(key, key), self.lang))).format(**args)
 
 # %% ../../nbs/71_reporting.page.ipynb #table
 def table(
@@ -133,20 +133,23 @@ def table(
     header: Sequence[str],  # A heading that begins with ">" marks a column of numbers
     rows: Iterable[Sequence[str]],  # Text is escaped; what a writer wrote is not
     empty: str = "",  # Said instead of a table without rows
+    quiet: bool = False,  # The caption repeats the heading and is for screen readers only
 ) -> Markup:
     "A captioned table; the first column heads its rows."
     cells = [tuple(r) for r in rows]
     if not cells:
-        return Markup('<p class="none">{}: {}</p>').format(caption, empty or w.text("page.nothing"))
+        nothing = empty or w.text("page.nothing")
+        return Markup('<p class="none">{}</p>').format(nothing if quiet else f"{caption}: {nothing}")
     kinds = [Markup(' class="num"') if h.startswith(">") else Markup("") for h in header]
     head = Markup("").join(
         Markup('<th scope="col"{}>{}</th>').format(k, h.removeprefix(">")) for k, h in zip(kinds, header, strict=True)
     )
     body = Markup("\n").join(_row(r, kinds) for r in cells)
+    quietly = Markup(' class="quiet"') if quiet else ""
     return Markup(
-        '<div class="scroll" role="region" tabindex="0" aria-label="{0}"><table>\n<caption>{0}</caption>\n'
+        '<div class="scroll" role="region" tabindex="0" aria-label="{0}"><table>\n<caption{3}>{0}</caption>\n'
         "<thead><tr>{1}</tr></thead>\n<tbody>\n{2}\n</tbody></table></div>"
-    ).format(caption, head, body)
+    ).format(caption, head, body, quietly)
 
 
 def _row(
@@ -159,6 +162,9 @@ def _row(
     return Markup("<tr>{}{}</tr>").format(first, Markup("").join(rest))
 
 # %% ../../nbs/71_reporting.page.ipynb #blocks
+DASH = Markup('<span class="dash">–</span>')
+
+
 def pairs(
     items: Iterable[tuple[str, str]],  # Term and description
     kind: str = "pairs",  # CSS class
@@ -189,12 +195,19 @@ def code(
     "A hash, a path or a command."
     return Markup("<code>{}</code>").format(text)
 
+# %% ../../nbs/71_reporting.page.ipynb #when
+def day(
+    moment: str,  # ISO 8601, or empty
+) -> Markup:
+    "A date that does not break."
+    return Markup("<time>{}</time>").format(moment[:10]) if moment else DASH
+
 # %% ../../nbs/71_reporting.page.ipynb #hash
 def short_hash(
     sha256: str,
 ) -> Markup:
     "The first twelve digits of a hash, the whole of it on the page for a program to read."
-    return Markup('<code data-sha256="{}">{}</code>').format(sha256, sha256[:12]) if sha256 else Markup("–")
+    return Markup('<code data-sha256="{}">{}</code>').format(sha256, sha256[:12]) if sha256 else DASH
 
 # %% ../../nbs/71_reporting.page.ipynb #section
 def section(
@@ -238,6 +251,7 @@ def fact_table(
     names: Mapping[str, str] | None = None,  # Fact id to the name of its row; default: its label
     columns: Sequence[str] = _COLUMNS,
     empty: str = "",
+    quiet: bool = False,
 ) -> Markup:
     "Facts as rows."
     used = [c for c in columns if any(_fills(f, c) for f in facts)]
@@ -245,7 +259,7 @@ def fact_table(
     head += [("" if c in ("state", "basis") else ">") + w.label(f"word.{c}") for c in used]
     levels = {f.level for f in facts if _fills(f, "interval")}
     rows = ([_name(w, f, names), w.fact(f), *(_cell(w, f, c, len(levels) > 1) for c in used)] for f in facts)
-    shown = table(w, caption, head, rows, empty)
+    shown = table(w, caption, head, rows, empty, quiet)
     return Markup("{}{}").format(shown, _level_note(w, facts)) if len(levels) == 1 and levels != {None} else shown
 
 
@@ -275,7 +289,7 @@ def _cell(
 ) -> Markup:
     "One cell; a dash where there is nothing."
     if not _fills(fact, column):
-        return Markup("–") if column != "basis" else w.fact(fact, "basis")
+        return DASH if column != "basis" else w.fact(fact, "basis")
     if column == "interval" and leveled and fact.level is not None:
         return Markup("{} <small>({})</small>").format(w.fact(fact, "interval"), w.fact(fact, "level"))
     return w.state(fact) if column == "state" else w.fact(fact, column)

@@ -22,8 +22,8 @@ from .page import MIME, Piece
 from .sealing import MANIFEST_GAP, ROOT_GAP, data_block, script_json
 
 # %% auto #0
-__all__ = ['pieces_of', 'output_json', 'facts_of', 'Frame', 'Heading', 'page_file', 'make_frame', 'make_page', 'render_page',
-           'outside_references']
+__all__ = ['pieces_of', 'output_json', 'facts_of', 'Frame', 'Heading', 'page_file', 'make_frame', 'document', 'make_page',
+           'render_page', 'outside_references']
 
 # %% ../../nbs/77_reporting.rendering.ipynb #pieces
 def pieces_of(
@@ -67,13 +67,13 @@ def facts_of(
 # %% ../../nbs/77_reporting.rendering.ipynb #frame
 @dataclass(frozen=True)
 class Frame:
-    "What stands around the pieces; both halves are HTML."
+    "What stands around the pieces, as HTML."
 
     lang: str
     title: str
-    top: str
-    bottom: str
-    style: str
+    head: str  # Of the document, without its title
+    top: str  # Of the body
+    bottom: str  # Of the body
 
 
 @dataclass(frozen=True)
@@ -116,37 +116,49 @@ def make_frame(
     heading: Heading,
     pieces: Sequence[Mapping[str, Any]],  # JSON forms
     facts: Sequence[Mapping[str, Any]],  # JSON forms
+    sealed: bool = True,  # Whether there will be a root and a manifest
 ) -> Frame:
     "The frame of a page, with its two gaps for the root and the manifest."
     lang = heading.lang
-    kind, title = text(f"report.{heading.kind}", lang), f"{text(f'report.{heading.kind}', lang)} · {heading.name}"
-    style = page_file("style.css").read_text(encoding="utf-8") + _running_foot(heading)
-    top = Markup(
-        '<!DOCTYPE html>\n<html lang="{lang}">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+    kind = text(f"report.{heading.kind}", lang)
+    style = page_file("style.css").read_text(encoding="utf-8") + _running_foot(heading, sealed)
+    head = Markup(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="generator" content="mlops_nb">\n'
-        '<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>\n{style}</style>\n</head>\n<body>\n'
-    ).format(lang=lang, title=title, policy=_POLICY, style=Markup(style))
-    body = Markup(
+        '<meta http-equiv="Content-Security-Policy" content="{}">\n<style>\n{}</style>\n'
+    ).format(_POLICY, Markup(style))
+    bottom = _bottom(heading, facts) if sealed else "</main>\n</div>\n"
+    return Frame(lang, f"{kind} · {heading.name}", str(head), str(_top(heading, kind, pieces)), bottom)
+
+
+def _top(
+    heading: Heading,
+    kind: str,
+    pieces: Sequence[Mapping[str, Any]],
+) -> Markup:
+    "The beginning of the body: where to skip to, what this is, as of when, and the contents."
+    lang, when = heading.lang, heading.as_of
+    shown = Markup('{} <time datetime="{}">{} {} UTC</time>').format(
+        text("page.as_of", lang), when, when[:10], when[11:16]
+    )
+    return Markup(
         '<a class="skip" href="#main">{skip}</a>\n<header class="bar"><div><span><strong>{kind}</strong> · {name}</span>'
-        '<span>{as_of} <time datetime="{when}">{shown}</time></span></div></header>\n<div class="frame">\n{nav}\n<main id="main">'
+        '<span>{shown}</span></div></header>\n<div class="frame">\n{nav}\n<main id="main">'
     ).format(
         skip=text("page.skip", lang),
         kind=kind,
         name=heading.name,
-        as_of=text("page.as_of", lang) if heading.as_of else "",
-        when=heading.as_of,
-        shown=f"{heading.as_of[:10]} {heading.as_of[11:16]} UTC" if heading.as_of else "",
+        shown=shown if when else "",
         nav=_contents(lang, pieces),
     )
-    return Frame(lang, title, str(top + body), _bottom(heading, facts), style)
 
 # %% ../../nbs/77_reporting.rendering.ipynb #bottom
 def _running_foot(
     heading: Heading,
+    sealed: bool,
 ) -> str:
     "Page numbers and the root, for paper; names are ones a charter allows, so nothing in them ends a CSS string."
     name = "".join(c for c in heading.name if c.isalnum() or c in "-_ ")
-    left = f'"{text(f"report.{heading.kind}", heading.lang)} · {name} · {ROOT_GAP}"'
+    left = f'"{text(f"report.{heading.kind}", heading.lang)} · {name}{f" · {ROOT_GAP}" if sealed else ""}"'
     box = "font: 6.5pt ui-monospace, monospace; color: #52606d;"
     return (
         f"@page {{ @bottom-left {{ content: {left}; {box} }}\n"
@@ -167,18 +179,27 @@ def _bottom(
     blocks = (
         data_block("facts", script_json({"v": 1, "facts": list(facts)})) + "\n" + data_block("manifest", MANIFEST_GAP)
     )
-    return f"{html}{blocks}\n</body>\n</html>\n"
+    return f"{html}{blocks}\n"
 
 # %% ../../nbs/77_reporting.rendering.ipynb #make-page
+def document(
+    frame: Frame,
+    body: str,
+) -> str:
+    "A whole HTML document."
+    start = Markup('<!DOCTYPE html>\n<html lang="{}">\n<head>\n<meta charset="utf-8">\n<title>{}</title>\n').format(
+        frame.lang, frame.title
+    )
+    return f"{start}{frame.head}</head>\n<body>\n{frame.top}\n{body}\n{frame.bottom}</body>\n</html>\n"
+
+
 def make_page(
     heading: Heading,
     pieces: Sequence[Piece],
 ) -> str:
-    "A page of pieces."
-    frame = make_frame(heading, [], [])
-    foot = "</main>\n</div>\n</body>\n</html>\n"
-    top = frame.top.replace(f" · {ROOT_GAP}", "")
-    return top + "\n".join(str(p.html) for p in pieces) + foot
+    "A page of pieces, without notebook, facts or seal."
+    frame = make_frame(heading, [], [], sealed=False)
+    return document(frame, "\n".join(str(p.html) for p in pieces))
 
 # %% ../../nbs/77_reporting.rendering.ipynb #nbconvert
 def render_page(
@@ -191,8 +212,8 @@ def render_page(
     exporter = exporters.TemplateExporter(
         template_name="page", extra_template_basedirs=[basedir], file_extension=".html"
     )
-    html: str = exporter.from_notebook_node(notebook, resources={"frame": frame})[0]
-    return "\n".join(line.rstrip() for line in html.strip().splitlines()) + "\n"
+    body: str = exporter.from_notebook_node(notebook)[0]
+    return document(frame, "\n".join(line.rstrip() for line in body.strip().splitlines()))
 
 # %% ../../nbs/77_reporting.rendering.ipynb #outside
 _LOADS = {"src", "srcset", "href", "data", "poster", "action", "background", "xlink:href"}

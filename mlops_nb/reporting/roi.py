@@ -76,7 +76,7 @@ def reasons(
         if reason
         else w.text("reasons.none")
     )
-    return section(w, "reasons", Markup("<p>{}</p>").format(said))
+    return section(w, "reasons", Markup('<p class="said">{}</p>').format(said))
 
 
 def headline_facts(
@@ -105,7 +105,7 @@ def return_section(
             "fig-return", dots_of(money, w.lang), w.label("section.return"), str(desc), w.lang, money[0].unit, zero=True
         )
         svg = figure(w, drawn, w.label("figure.intervals.caption"), money)
-    return section(w, "return", svg, fact_table(w, w.label("section.return"), facts))
+    return section(w, "return", svg, fact_table(w, w.label("section.return"), facts, quiet=True))
 
 
 def projection_section(
@@ -114,7 +114,7 @@ def projection_section(
     "What held-out rows alone would promise."
     w = Writer(m.lang)
     facts = [f for f in m.facts("projection.", stages=("value",)) if not isinstance(f.value, str)]
-    return section(w, "projection", fact_table(w, w.label("section.projection"), facts))
+    return section(w, "projection", fact_table(w, w.label("section.projection"), facts, quiet=True))
 
 
 def error_rates(
@@ -126,7 +126,9 @@ def error_rates(
     return section(
         w,
         "error-rates",
-        fact_table(w, w.label("section.error-rates"), facts, columns=("basis",), empty=str(w.text("roi.no_rates"))),
+        fact_table(
+            w, w.label("section.error-rates"), facts, columns=("basis",), empty=str(w.text("roi.no_rates")), quiet=True
+        ),
     )
 
 # %% ../../nbs/76_reporting.roi.ipynb #money
@@ -182,7 +184,7 @@ def months_section(
     facts = [{k: _money(m, f"month.{k}/{x['name']}", x.get(k)) for k in ("value", "cost", "net")} for x in windows]
     header = (w.label("word.window"), *(f">{w.label(f'fact.month.{k}')}" for k in ("value", "cost", "net")))
     rows = [(str(x["name"]), *(w.fact(f) for f in three.values())) for x, three in zip(windows, facts, strict=True)]
-    return section(w, "months", table(w, w.label("months.caption"), header, rows))
+    return section(w, "months", table(w, w.label("months.caption"), header, rows, quiet=True))
 
 # %% ../../nbs/76_reporting.roi.ipynb #sensitivity
 def sensitivity_section(

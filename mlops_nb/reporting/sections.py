@@ -20,6 +20,7 @@ from mlops_nb.reporting.page import (
     Writer,
     bullets,
     code,
+    day,
     fact_table,
     notice,
     pairs,
@@ -225,7 +226,7 @@ def _due(
     "The date a condition is due, and whether it has passed as of the report."
     due = str(condition.get("due") or "")
     late = due and date.fromisoformat(due[:10]) < date.fromisoformat(m.as_of[:10])
-    return Markup("{} {}").format(due[:10] or "–", state_badge("overdue", w.label("state.overdue")) if late else "")
+    return Markup("{} {}").format(day(due), state_badge("overdue", w.label("state.overdue")) if late else "")
 
 
 def conditions(
@@ -243,7 +244,9 @@ def conditions(
         for n, c in enumerate(m.decision.get("conditions", ()))
     ]
     header = (w.label("conditions.what"), w.label("front.owner"), w.label("conditions.due"))
-    return section(w, "conditions", table(w, w.label("conditions.caption"), header, rows, w.text("conditions.none")))
+    return section(
+        w, "conditions", table(w, w.label("conditions.caption"), header, rows, w.text("conditions.none"), quiet=True)
+    )
 
 # %% ../../nbs/74_reporting.sections.ipynb #approvals
 def _approval_rows(
@@ -255,7 +258,7 @@ def _approval_rows(
     for name in sorted(n for n in m.documents if n.startswith("approvals/")):
         said = {k: str(m.documents[name].get(k) or "–") for k in ("name", "role", "time", "answer", "comment")}
         answer = state_badge(said["answer"], w.label(f"state.{said['answer']}"))
-        rows.append((said["name"], said["role"], said["time"][:10], answer, said["comment"]))
+        rows.append((said["name"], said["role"], day(said["time"]), answer, said["comment"]))
     return rows
 
 
@@ -273,7 +276,7 @@ def approvals(
     header = tuple(w.label(f"approvals.{k}") for k in ("name", "role", "date", "answer", "comment"))
     signed = table(w, w.label("approvals.caption"), header, _approval_rows(m, w), w.text("approvals.none"))
     line = Markup('<span class="sign"></span>')
-    paper = pairs([(w.label(f"approvals.{k}"), line) for k in ("reviewer", "approver")], "pairs")
+    paper = pairs([(w.label(f"approvals.{k}"), line) for k in ("reviewer", "approver")], "pairs signs")
     return section(w, "approvals", Markup("<p>{}</p>").format(by), signed, paper)
 
 # %% ../../nbs/74_reporting.sections.ipynb #lineage

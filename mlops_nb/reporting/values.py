@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from html import escape
 from string import Formatter
@@ -15,7 +16,8 @@ from ..core.facts import Fact, Source
 from ..core.messages import Message, catalogue, label, number
 
 # %% auto #0
-__all__ = ['digits_of', 'with_unit', 'value_text', 'fact_text', 'fact_html', 'message_fact', 'message_html', 'fact_label']
+__all__ = ['digits_of', 'with_unit', 'value_text', 'fact_text', 'fact_html', 'typeset', 'message_fact', 'message_html',
+           'fact_label']
 
 # %% ../../nbs/70_reporting.values.ipynb #digits
 def digits_of(
@@ -28,6 +30,8 @@ def digits_of(
         return 0 if unit not in ("", "p") else 3
     if size < 0.001:
         return 1 - math.floor(math.log10(size))
+    if 0.9995 <= size < 1 and not unit:
+        return -math.floor(math.log10(1 - size))
     if unit in ("", "p"):
         return 3 if size < 100 else 1
     return max(0, 2 - math.floor(math.log10(size)))
@@ -97,12 +101,35 @@ def _digits(
     return digits_of((first or numbers)[0], fact.unit) if numbers else None
 
 
+def _threshold_digits(
+    fact: Fact,
+) -> int | None:
+    "A promise is a round number: it takes its own decimals, never more than the value's."
+    own = None if fact.threshold is None else digits_of(fact.threshold, fact.unit)
+    shared = _digits(fact)
+    return own if own is None or shared is None else min(own, shared)
+
+
+def _in_a_sentence(
+    value: float | int | str | bool | None,
+    lang: str,
+) -> str:
+    "A number between words: a share with three decimals, another number with three digits and none that says nothing."
+    if isinstance(value, bool | int | str) or value is None:
+        return value if isinstance(value, str) else value_text(value, "", lang)
+    text = value_text(value, "1" if abs(value) > 1 else "", lang)
+    return text.rstrip("0").rstrip(".,") if abs(value) > 1 and re.fullmatch(r"\D*\d+[.,]\d+", text) else text
+
+
 def _interval(
     fact: Fact,
     lang: str,
 ) -> str:
     "The interval in words; an open end shows as a bound."
-    low, high = (value_text(v, fact.unit, lang, _digits(fact)) for v in (fact.low, fact.high))
+    digits = _digits(fact)
+    if digits and not fact.unit and max(abs(fact.low or 0), abs(fact.high or 0)) >= 0.001:
+        digits = min(digits, 3)
+    low, high = (value_text(v, fact.unit, lang, digits) for v in (fact.low, fact.high))
     if fact.low is None and fact.high is None:
         return "–"
     if fact.low is None or fact.high is None:
@@ -113,12 +140,12 @@ def _interval(
 _PARTS: Mapping[str, Callable[[Fact, str], str]] = {
     "value": lambda f, lang: value_text(f.value, f.unit, lang, _digits(f)),
     "interval": _interval,
-    "threshold": lambda f, lang: value_text(f.threshold, f.unit, lang, _digits(f)),
+    "threshold": lambda f, lang: value_text(f.threshold, f.unit, lang, _threshold_digits(f)),
     "n": lambda f, lang: value_text(f.n, "", lang),
     "level": lambda f, lang: value_text(None if f.level is None else f"{number(100 * f.level, lang, 0)}\u00a0%"),
     "state": lambda f, lang: label(f"state.{f.state or 'none'}", lang),
     "basis": lambda f, lang: label(f"basis.{f.basis}", lang),
-    "text": lambda f, lang: f.value if isinstance(f.value, str) else number(f.value, lang),
+    "text": lambda f, lang: _in_a_sentence(f.value, lang),
 }
 
 
@@ -139,6 +166,16 @@ def fact_html(
     "One part of a fact as it stands in the page, carrying the fact's id."
     text = escape(fact_text(fact, part, lang))
     return f'<span data-fact="{escape(fact.id)}" data-part="{part}">{text}</span>'
+
+# %% ../../nbs/70_reporting.values.ipynb #typeset
+def typeset(
+    text: str,
+    lang: str,
+) -> str:
+    "Text of a catalogue with the spaces its language asks for."
+    if lang != "fr":
+        return text
+    return re.sub(r"(?<=«) | (?=[:;?!»%])", "\u00a0", text)
 
 # %% ../../nbs/70_reporting.values.ipynb #message-facts
 def message_fact(
@@ -162,7 +199,7 @@ def message_html(
 ) -> tuple[str, tuple[Fact, ...]]:  # Escaped HTML, and the facts in it
     "A sentence in `lang` with each of its numbers behind a fact."
     html, facts = "", []
-    for literal, name, _, _ in Formatter().parse(catalogue(lang).get(message.key, message.key)):
+    for literal, name, _, _ in Formatter().parse(typeset(catalogue(lang).get(message.key, message.key), lang)):
         html += escape(literal)
         if name is None:
             continue
