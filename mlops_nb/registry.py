@@ -148,22 +148,22 @@ def _enter_bundle(
             tags={"mlops_nb.stage": "registry", **tags},
             artifacts=(bundle.path, flavour),
         )
-        return track(ws, bundle.name, run)
+        return track(ws, load_frozen(ws).charter.problem.name, run)
 
 # %% ../nbs/49_registry.ipynb #make-version
 def _make_version(
     client: Any,
-    bundle: Bundle,
+    name: str,  # Of the model
     run: str,
     tags: dict[str, str],
 ) -> str:  # Its number
     "Create the model, when it is missing, and a version of it."
-    if not client.search_registered_models(f"name = '{bundle.name}'"):
-        client.create_registered_model(bundle.name)
-    made = client.create_model_version(
-        bundle.name, f"runs:/{run}/model", run_id=run, tags=tags, description=f"bundle {bundle.id}"
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    about = f"bundle {tags[_BUNDLE]}"
+    return str(
+        client.create_model_version(name, f"runs:/{run}/model", run_id=run, tags=tags, description=about).version
     )
-    return str(made.version)
 
 # %% ../nbs/49_registry.ipynb #register
 def register(
@@ -171,6 +171,7 @@ def register(
 ) -> Version:  # With the alias `staging`
     "Register the candidate under its decision, once; raises `Refused` when the decision does not allow it."
     bundle, decision = accepted(ws)
+    name = load_frozen(ws).charter.problem.name
     tags = {
         _BUNDLE: bundle.id,
         _DECISION: decision["decision"],
@@ -182,8 +183,8 @@ def register(
         client = mlflow.MlflowClient(tracking_uri(ws))
         number = known.get(bundle.id)
         if number is None:
-            number = _make_version(client, bundle, _enter_bundle(ws, mlflow, bundle, tags), tags)
+            number = _make_version(client, name, _enter_bundle(ws, mlflow, bundle, tags), tags)
         for key, value in tags.items():
-            client.set_model_version_tag(bundle.name, number, key, value)
-        client.set_registered_model_alias(bundle.name, STAGING, number)
-        return _version(client, client.get_model_version(bundle.name, number))
+            client.set_model_version_tag(name, number, key, value)
+        client.set_registered_model_alias(name, STAGING, number)
+        return _version(client, client.get_model_version(name, number))

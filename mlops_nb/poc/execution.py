@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,6 +113,8 @@ def _strip(
         cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags" and v}
         if "injected-parameters" in cell["metadata"].get("tags", ()):
             cell["id"] = "injected-parameters"
+        for data in (o["data"] for o in cell.get("outputs", ()) if "text/plain" in o.get("data", {})):
+            data["text/plain"] = re.sub(r" at 0x[0-9a-f]+>", ">", "".join(data["text/plain"]))
     write_json(output, notebook)
 
 # %% ../../nbs/21_poc.execution.ipynb #execute

@@ -222,7 +222,10 @@ def features(
         ("date", date, contract.names("datetime")),
         ("category", OneHotEncoder(handle_unknown="ignore", sparse_output=False), few),
 $group_many    ]
-    return ColumnTransformer([group for group in groups if group[2]])""",
+    used = [group for group in groups if group[2]]
+    if not used:
+        raise ValueError("no column that a model can use: turn the text into something countable first")
+    return ColumnTransformer(used)""",
     ),
 )
 
@@ -271,7 +274,7 @@ _LINEAR = """def build_model(contract: Contract, seed: int) -> Pipeline:
 _BOOSTING = """def build_model(contract: Contract, seed: int) -> Pipeline:
     "Boosted trees, not fitted."
     boosting = $boosting(
-        learning_rate=$rate, max_iter=150, max_leaf_nodes=$leaves, l2_regularization=10.0, early_stopping=False, random_state=seed
+        learning_rate=$rate, max_iter=$trees, max_leaf_nodes=$leaves, l2_regularization=10.0, early_stopping=False, random_state=seed
     )
     return Pipeline([("features", features(contract)), ("model", boosting)])"""
 
@@ -545,13 +548,15 @@ def _values(
 ) -> dict[str, str]:  # Every name a cell may contain
     "Everything that differs from one notebook to another."
     kind, task = family(rows), _TASKS[contract.target.task]
-    size = {"rate": "0.05", "leaves": "8"} if kind == "boosting" else {"rate": "0.1", "leaves": "31"}
+    small, large = {"rate": "0.05", "trees": "150", "leaves": "8"}, {"rate": "0.1", "trees": "100", "leaves": "31"}
     shown = {"rows": f"{rows:,} rows" if rows else "its size was not known when this was written"}
     base = {"name": name, "target": contract.target.name, "positive": contract.target.positive}
     own = {
         "imports_model": _imports(kind, task),
         "imports_null": "\nfrom mlops_nb.data.values import NULL_DAYS" if kind == "linear" else "",
-        "build_model": Template(_LINEAR if kind == "linear" else _BOOSTING).substitute(task | size),
+        "build_model": Template(_LINEAR if kind == "linear" else _BOOSTING).substitute(
+            task | (large if kind == "deep" else small)
+        ),
         "about_model": Template(_ABOUT_MODEL[kind]).substitute(shown),
     }
     filled = {k: Template(v).safe_substitute(base) for k, v in task.items()}

@@ -32,7 +32,7 @@ from .load import Batches, Load, send_in_batches, send_singly
 from .server import Server, Usage, serving, usage
 
 # %% auto #0
-__all__ = ['Material', 'read_material', 'Course', 'try_candidate', 'write_predictions', 'run_trial']
+__all__ = ['Material', 'read_material', 'Course', 'try_candidate', 'write_predictions', 'latency_facts', 'run_trial']
 
 # %% ../../nbs/48_trial.stage.ipynb #material
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def write_predictions(
     return atomic_write(ws.evidence / "trial.predictions.parquet", pandas.DataFrame(columns).to_parquet(index=False))
 
 # %% ../../nbs/48_trial.stage.ipynb #latency-facts
-def _latency_facts(
+def latency_facts(
     load: Load,
     charter: Charter,
 ) -> Iterator[Fact]:
@@ -217,7 +217,7 @@ def run_trial(
     course, checks = try_candidate(ws, charter, material)
     file = write_predictions(ws, material, course.batches)
     source = Source(ws.relative(file), sha256_file(file))
-    facts = (*_latency_facts(course.load, charter), *_other_facts(course, checks, charter))
+    facts = (*latency_facts(course.load, charter), *_other_facts(course, checks, charter))
     inputs = ws.sources(ws.evidence / "export.json", ws.split("test"), ws.frozen_file)
     evidence = Evidence(
         "trial", facts, _data(material, course, checks, source), inputs, tuple(_warnings(course, checks))

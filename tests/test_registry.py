@@ -1,0 +1,100 @@
+"What gets into the registry, what does not, and that it gets there once."
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mlops_nb.registry as registry
+from mlops_nb.core.errors import InputError, Refused
+from mlops_nb.core.files import write_json
+from mlops_nb.core.workspace import Workspace, stage_evidence, write_evidence
+from mlops_nb.poc.tracking import quiet_mlflow, tracking_uri
+from mlops_nb.registry import on_stage, register, registered
+from tests.tried_workspace import copy
+
+
+def decide(ws: Workspace, decision: str, bundle: str = "") -> str:
+    id: str = bundle or stage_evidence(ws, "export").data["candidate"]["id"]
+    write_json(ws.decision_file, {"decision": decision, "bundle": id})
+    return id
+
+
+@pytest.mark.parametrize("decision", ["no-go", "not-assessed"])
+def test_what_was_not_accepted_stays_outside(tmp_path: Path, decision: str) -> None:
+    ws = copy(tmp_path)
+    decide(ws, decision)
+    with pytest.raises(Refused, match=rf"decision\.json: the decision is {decision}"):
+        register(ws)
+    assert registered(ws) == ()
+
+
+def test_without_a_decision_there_is_nothing_to_register(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no decision; run 'mlops-nb gate ws' first"):
+        register(copy(tmp_path))
+
+
+def test_a_decision_about_another_bundle_does_not_count(tmp_path: Path) -> None:
+    ws = copy(tmp_path)
+    decide(ws, "go", "ab" * 32)
+    with pytest.raises(Refused, match="the decision is about bundle abababababab"):
+        register(ws)
+
+
+def test_a_tampered_bundle_is_refused(tmp_path: Path) -> None:
+    ws = copy(tmp_path)
+    decide(ws, "go")
+    folder = ws.root / stage_evidence(ws, "export").data["candidate"]["path"]
+    (folder / "rule.json").write_text("{}")
+    with pytest.raises(Refused, match=r"rule\.json"):
+        register(ws)
+
+
+def test_registered_once_with_bundle_flavour_and_alias(tmp_path: Path) -> None:
+    ws = copy(tmp_path)
+    id = decide(ws, "conditional")
+    first = register(ws)
+    assert (first.bundle_id, first.decision, first.aliases, first.version) == (id, "conditional", ("staging",), "1")
+    assert register(ws) == first
+    assert registered(ws) == (first,)
+    with quiet_mlflow() as mlflow:
+        client = mlflow.MlflowClient(tracking_uri(ws))
+        kept = [a.path for a in client.list_artifacts(first.run)]
+        assert f"loans-{id[:12]}" in kept
+        assert "model" in kept
+        assert client.get_model_version_by_alias("loans", "staging").tags["bundle.id"] == id
+
+
+def test_the_alias_moves_to_the_next_candidate(tmp_path: Path) -> None:
+    ws = copy(tmp_path)
+    first_id = decide(ws, "go")
+    register(ws)
+    evidence = stage_evidence(ws, "export")
+    data = {**evidence.data, "candidate": evidence.data["baseline"]}  # the next one, for this test
+    write_evidence(ws, type(evidence)("export", evidence.facts, data, evidence.inputs))
+    second_id = decide(ws, "go")
+    second = register(ws)
+    assert second.bundle_id == second_id != first_id
+    assert on_stage(ws) == second
+
+
+def test_a_process_killed_before_the_alias_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ws = copy(tmp_path)
+    decide(ws, "go")
+
+    class Killed(Exception):
+        pass
+
+    def make_and_die(*args: object) -> str:
+        make(*args)  # type: ignore[arg-type]
+        raise Killed
+
+    make = registry._make_version
+    monkeypatch.setattr(registry, "_make_version", make_and_die)
+    with pytest.raises(Killed):
+        register(ws)
+    monkeypatch.undo()
+    assert on_stage(ws) is None
+    assert register(ws).version == "1"
+    assert len(registered(ws)) == 1
