@@ -394,6 +394,8 @@ def wait_s(
     executor: Executor,
 ) -> float:
     "Seconds until the rows that wait are answered."
+    if not waiting and executor.running is None:
+        return 0.0
     full, rest = divmod(waiting, limit)
     wait = full * cost.seconds(limit) + (cost.seconds(rest) if rest else 0.0)
     if executor.running is not None:

@@ -26,7 +26,7 @@ from ..data.columns import Column
 from ..data.contract import Contract
 from .engine import Engine, now_us
 from .gateway import HttpError
-from .hot import current_bundle, resident
+from .hot import current, resident
 from .http import refused
 from .log import Outcome
 from .metrics import Exposition
@@ -276,8 +276,8 @@ def add_models(
     async def model_metadata(model: str, version: str = "") -> dict[str, Any]:
         "Inputs and outputs."
         resident(engine, model, version)
-        bundle = engine.fleet.versions[version].bundle if version else current_bundle(engine)
-        return {**metadata(bundle, list(engine.fleet.versions)), "name": model}
+        asked = engine.fleet.versions[version] if version else current(engine)
+        return {**metadata(asked.bundle, list(engine.fleet.versions)), "name": model}
 
     @app.get("/v2/models/{model}/ready", tags=["models"])
     @app.get("/v2/models/{model}/versions/{version}/ready", tags=["models"])
@@ -374,7 +374,7 @@ def openapi_of(
 ) -> dict[str, Any]:
     "The OpenAPI document, with the schema of the rows."
     doc = get_openapi(title="mlops_nb", version=__version__, routes=app.routes)
-    body = predict_schema(current_bundle(engine).contract)
+    body = predict_schema(current(engine).bundle.contract)
     doc["paths"]["/predict"]["post"]["requestBody"] = {
         "required": True,
         "content": {"application/json": {"schema": body}},

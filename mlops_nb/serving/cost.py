@@ -29,6 +29,7 @@ class CostModel:
         self._sizes = [float(s) for s in sizes] if len(sizes) > 1 else [float(sizes[0]), sizes[0] + 1.0]
         self._times = times if len(sizes) > 1 else [times[0], times[0] * (sizes[0] + 1) / sizes[0]]
         self._decay, self.scale = decay, 1.0
+        self._known = [self._shape(n) for n in range(int(self._sizes[-1]) + 1)]  # by size: asked for on every request
         self._took = self._expected = 10 * self._times[0]  # the load-time measurement counts like ten single rows
 
     def _shape(
@@ -45,7 +46,7 @@ class CostModel:
         rows: int,
     ) -> float:
         "Expected time of a batch of `rows`."
-        return self.scale * self._shape(rows)
+        return self.scale * (self._known[rows] if rows < len(self._known) else self._shape(rows))
 
     def update(
         self,
@@ -54,7 +55,7 @@ class CostModel:
     ) -> None:
         "Learn from one batch."
         self._took = self._decay * self._took + seconds
-        self._expected = self._decay * self._expected + self._shape(rows)
+        self._expected = self._decay * self._expected + self.seconds(rows) / self.scale
         self.scale = self._took / self._expected
 
     def rows_within(

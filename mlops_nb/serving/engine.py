@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import structlog
 
 from ..bundle.format import Bundle
 from ..core.errors import MlopsError
@@ -26,6 +25,7 @@ from ..core.settings import Settings
 from .batching import Outcome as BatchOutcome
 from .batching import Shed
 from .cascade import Scored
+from .events import event_logger
 from .fleet import Fleet, prepare_state
 from .gateway import Gateway, HttpError
 from .log import Record
@@ -52,7 +52,7 @@ class Request:
     partial: bool = False  # asked for in the query
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     "Who answered, and what."
 
@@ -189,7 +189,7 @@ class Engine:
         self.problem = ""  # why the newest routes are not obeyed
         self._prefix, self._count = secrets.token_hex(6), count()
         self._keeper: asyncio.Task[None] | None = None
-        self.events = structlog.get_logger("mlops_nb.serving")
+        self.events = event_logger()
 
     def new_uid(self) -> str:
         "A name that no worker gives twice."
@@ -212,7 +212,9 @@ class Engine:
     async def _look(self) -> None:
         if await self.fleet.look():
             self.recorder.bundles |= {v.id: v.bundle for v in self.fleet.versions.values()}
-            self.events.info("routes", worker=self.place.worker, routes=self.fleet.routes)
+            self.events.info(
+                "routes", worker=self.place.worker, routes=self.fleet.routes and self.fleet.routes.to_dict()
+            )
 
     async def _keep(self) -> None:
         "Several times a second: look at the routes, publish the counters."

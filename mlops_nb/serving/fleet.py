@@ -67,6 +67,8 @@ class Fleet:
         self.watchdog = Watchdog(settings.serve_model_timeout_ms / 1e3)
         self.versions: dict[str, Version] = {}
         self.routes: Routes | None = None
+        self.champion: Version | None = None
+        self.names: frozenset[str] = frozenset()  # of resident bundles
 
     async def look(self) -> bool:  # Whether something changed
         "Obey new routes, if there are any; raises when one of their bundles is not what it should be."
@@ -76,7 +78,8 @@ class Fleet:
         for arm in named_arms(routes):
             if arm.version not in self.versions:
                 self.versions[arm.version] = await self.load(arm.bundle)
-        self.routes = routes
+        self.routes, self.champion = routes, self.versions[routes.champion.version]
+        self.names = frozenset(v.bundle.name for v in self.versions.values())
         acknowledge(self._state, self._worker, routes.generation)
         await self._retire(arm.version for arm in named_arms(routes))
         return True

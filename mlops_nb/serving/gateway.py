@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..core.errors import InputError, MlopsError
 from ..core.files import read_json, write_json
@@ -191,12 +192,23 @@ class Gateway:
         role: str,  # What the route asks for
     ) -> Principal:
         "Who asks; raises `HttpError` 401, 403 or 429."
-        who = ANONYMOUS if self.open else self._identify(headers)
+        who = self._anybody(headers, role) if self.open else self._identify(headers)
         if role not in who.roles:
             raise HttpError(403, "forbidden", f"'{who.name}' does not have the role '{role}'")
         if self._rate and (wait := self._rate.wait_s(client if who is ANONYMOUS else who.name)):
             raise HttpError(429, "rate_limit", "too many requests", retry_after_s=wait)
         return who
+
+    def _anybody(
+        self,
+        headers: Mapping[bytes, bytes],
+        role: str,
+    ) -> Principal:
+        # a browser on this machine may be sent here by any web page; it then says where the page came from
+        origin = headers.get(b"origin")
+        if role != "predict" and origin and urlsplit(origin.decode("latin-1")).hostname not in _HERE:
+            raise HttpError(403, "forbidden", "requests from web pages need authentication")
+        return ANONYMOUS
 
     def _identify(
         self,
@@ -243,3 +255,4 @@ class Gateway:
 
 
 ANONYMOUS = Principal("anonymous")
+_HERE = frozenset({"127.0.0.1", "localhost", "::1"})

@@ -8,25 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from ..bundle.format import Bundle
 from ..data.checking import Problem
 from .engine import Engine, Reply, Request, answer, refuse
 from .gateway import HttpError
 from .http import ClientGone, Header, Receive, Response, Scope, Send, read_body, refused, reply, safe_id
 from .predictor import rejected, word
-from mlops_nb.serving.protocol import (
-    Ask,
-    PredictAnswer,
-    contract_error,
-    read_infer,
-    read_predict,
-    write_answer,
-    write_infer,
-)
+from .protocol import Ask, PredictAnswer, contract_error, write_answer, write_infer
 from .scoring import Prediction
+from .version import Version
 
 # %% auto #0
-__all__ = ['Headers', 'Handler', 'predict', 'current_bundle', 'arm_headers', 'infer', 'resident', 'header_size', 'infer_path',
+__all__ = ['Headers', 'Handler', 'predict', 'current', 'arm_headers', 'infer', 'resident', 'header_size', 'infer_path',
            'new_request', 'handle', 'count', 'common_headers']
 
 # %% ../../nbs/44h_serving.hot.ipynb #predict
@@ -40,13 +32,16 @@ async def predict(
     body: bytes,
 ) -> Response:
     "Answer rows by feature name."
-    bundle = current_bundle(engine)
-    ask = read_predict(bundle.contract, body, engine.settings.serve_rows_limit, request.partial)
+    champion = current(engine)
+    ask = champion.intake.predict(body, request.partial)
     if ask.refused:
         await refuse(engine, request, contract_error(ask.refused, len(ask.out), ask.out))
     if ask.n == 0:
         return _answered(
-            engine, request, Reply(engine.fleet.route(request.id)[0], bundle, [], []), _placed(ask, [], request)
+            engine,
+            request,
+            Reply(engine.fleet.route(request.id)[0], champion.bundle, [], []),
+            _placed(ask, [], request),
         )
     given = await answer(engine, ask, request)
     return _answered(engine, request, given, _placed(ask, _worded(given, ask), request))
@@ -59,12 +54,12 @@ def _worded(
     return word(given.bundle, given.scored, given.ids, ask.flags)
 
 
-def current_bundle(
+def current(
     engine: Engine,
-) -> Bundle:
-    "The champion's bundle, whose contract judges what comes in."
-    assert engine.fleet.routes is not None, "nothing is asked before the engine is ready"
-    return engine.fleet.versions[engine.fleet.routes.champion.version].bundle
+) -> Version:
+    "The champion, whose contract judges what comes in."
+    assert engine.fleet.champion is not None, "nothing is asked before the engine is ready"
+    return engine.fleet.champion
 
 
 def _answered(
@@ -112,8 +107,8 @@ async def infer(
 ) -> Response:
     "Answer V2 tensors."
     resident(engine, model, version)
-    bundle = engine.fleet.versions[version].bundle if version else current_bundle(engine)
-    ask = read_infer(bundle, body, header_size(headers), engine.settings.serve_rows_limit)
+    asked = engine.fleet.versions[version] if version else current(engine)
+    ask = asked.intake.infer(body, header_size(headers))
     given = await answer(engine, ask, request, version)
     degraded = next((s.reason for s in given.scored if s.reason), "")
     told = {"request_id": request.id, "prediction_id": request.uid, "arm": given.arm.role}
@@ -136,8 +131,7 @@ def resident(
     version: str = "",
 ) -> None:
     "Raise `HttpError` 404 unless the model, and the version if any, is loaded."
-    versions = engine.fleet.versions
-    if model not in {v.bundle.name for v in versions.values()} or (version and version not in versions):
+    if model not in engine.fleet.names or (version and version not in engine.fleet.versions):
         raise HttpError(
             404, "unknown_model", f"no model '{model[:80]}'" + (f", version '{version[:80]}'" if version else "")
         )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,32 @@ from ..data.contract import Contract, Target
 from ..data.values import NULL, NULL_DAYS
 
 # %% auto #0
-__all__ = ['Rows', 'NO_FLAGS', 'Block', 'join', 'encode', 'raw_column', 'raw_rows', 'suspects', 'check_columns', 'RowsRefused',
-           'flags_of']
+__all__ = ['Rows', 'NO_FLAGS', 'Block', 'join', 'encode', 'raw_column', 'raw_rows', 'bounds', 'suspects', 'Box', 'check_columns',
+           'as_sent', 'RowsRefused', 'flags_of']
 
 # %% ../../nbs/42a_serving.rows.ipynb #block
-@dataclass(frozen=True)
 class Block:
-    "Rows that are encoded already, by column."
+    "Rows that are encoded already."
 
-    columns: Mapping[str, NDArray[Any]]  # 1-D, as `contract.encode` gives them
-    n: int
+    __slots__ = ("_columns", "matrix", "n", "names")
+
+    def __init__(
+        self,
+        columns: Mapping[str, NDArray[Any]] | None,  # 1-D, as `contract.encode` gives them; None: packed
+        n: int,
+        *,
+        matrix: NDArray[Any] | None = None,  # [n, F]
+        names: Sequence[str] = (),  # of the matrix's columns
+    ) -> None:
+        self._columns, self.n, self.matrix, self.names = columns, n, matrix, names
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        "The rows by column."
+        if self._columns is None:
+            assert self.matrix is not None, "a block has columns or a matrix"
+            self._columns = {name: self.matrix[:, i] for i, name in enumerate(self.names)}
+        return self._columns
 
     def __len__(self) -> int:
         return self.n
@@ -37,8 +52,10 @@ class Block:
         self,
         part: slice,
     ) -> Block:
-        cut = {name: values[part] for name, values in self.columns.items()}
-        return Block(cut, len(range(*part.indices(self.n))))
+        n = len(range(*part.indices(self.n)))
+        if self.matrix is not None:
+            return Block(None, n, matrix=self.matrix[part], names=self.names)
+        return Block({name: values[part] for name, values in self.columns.items()}, n)
 
 
 Rows = Sequence[Mapping[str, Any]] | Block
@@ -49,13 +66,16 @@ def join(
     blocks: Sequence[Any],  # Lists of row objects, and `Block`s
 ) -> Block:  # In the order of the blocks
     "All rows of a batch, encoded."
-    if len(blocks) == 1 and isinstance(blocks[0], Block):
-        return blocks[0]
-    if any(isinstance(b, Block) for b in blocks):
-        parts = [b if isinstance(b, Block) else encode(contract, b) for b in blocks]
-        columns = {n: np.concatenate([p.columns[n] for p in parts]) for n in contract.feature_names}
-        return Block(columns, sum(p.n for p in parts))
-    return encode(contract, blocks[0] if len(blocks) == 1 else [row for block in blocks for row in block])
+    if not any(isinstance(b, Block) for b in blocks):
+        return encode(contract, blocks[0] if len(blocks) == 1 else [row for block in blocks for row in block])
+    if len(blocks) == 1:
+        block: Block = blocks[0]
+        return block
+    parts = [b if isinstance(b, Block) else encode(contract, b) for b in blocks]
+    n = sum(p.n for p in parts)
+    if all(p.matrix is not None for p in parts):
+        return Block(None, n, matrix=np.concatenate([p.matrix for p in parts]), names=parts[0].names)
+    return Block({name: np.concatenate([p.columns[name] for p in parts]) for name in contract.feature_names}, n)
 
 
 def encode(
@@ -89,46 +109,80 @@ def raw_rows(
     columns = {c.name: raw_column(c, block.columns[c.name]) for c in contract.columns}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-# %% ../../nbs/42a_serving.rows.ipynb #suspects
+# %% ../../nbs/42a_serving.rows.ipynb #bounds
+def bounds(
+    column: Column,
+) -> tuple[float, float]:
+    "Between which numbers nothing can be wrong with a value."
+    limit = float(EXACT) if column.integer else float(np.finfo(np.float32).max)
+    low = -limit if column.low is None else max(column.low, -limit)
+    return low, limit if column.high is None else min(column.high, limit)
+
+
 def suspects(
     column: Column,
-    values: NDArray[Any],  # Encoded, or as the tensor brought them
+    values: NDArray[Any],  # As the tensor brought them
 ) -> NDArray[np.bool_]:
     "Which values cannot be waved through."
     if column.kind != "number" or values.dtype.kind not in "iuf":
         levels = frozenset(column.levels)
         return np.fromiter((v not in levels for v in values.tolist()), np.bool_, len(values))
-    low = -np.inf if column.low is None else column.low
-    high = np.inf if column.high is None else column.high
-    limit = float(EXACT) if column.integer else float(np.finfo(np.float32).max)
-    with np.errstate(invalid="ignore"):
-        good = (values >= max(low, -limit)) & (values <= min(high, limit))
-        if column.integer:
-            good &= np.floor(values) == values
-    odd: NDArray[np.bool_] = ~good
+    low, high = np.asarray(bounds(column), values.dtype if values.dtype.kind == "f" else np.float64)
+    good = (values >= low) & (values <= high)
+    if column.integer:
+        good &= np.floor(values) == values
+    odd: NDArray[np.bool_] = np.logical_not(good)
     return odd
 
+# %% ../../nbs/42a_serving.rows.ipynb #limits
+class Box:
+    "The bounds of all columns at once, for packed tensors."
 
+    def __init__(
+        self,
+        columns: Sequence[Column],
+    ) -> None:
+        pairs = np.array([bounds(c) if c.kind == "number" else (np.inf, -np.inf) for c in columns])
+        self._low, self._high = {}, {}
+        for kind in (np.float32, np.float64):
+            self._low[np.dtype(kind)], self._high[np.dtype(kind)] = pairs.astype(kind).T
+        self._whole = np.array([c.integer for c in columns])
+        self._any_whole = bool(self._whole.any())
+
+    def suspects(
+        self,
+        matrix: NDArray[Any],  # [n, F]
+    ) -> NDArray[np.bool_] | None:  # [n]; None: no row
+        "Which rows cannot be waved through."
+        kind = matrix.dtype if matrix.dtype in self._low else np.dtype(np.float64)
+        good = (matrix >= self._low[kind]) & (matrix <= self._high[kind])
+        if self._any_whole:
+            good &= ~self._whole | (np.floor(matrix) == matrix)
+        return None if good.all() else ~good.all(axis=1)
+
+# %% ../../nbs/42a_serving.rows.ipynb #check-columns
 def check_columns(
     contract: Contract,
     columns: Mapping[str, NDArray[Any]],  # By name, all of one length
+    odd: NDArray[np.bool_] | None = None,  # Rows to look at; default: those a column suspects
 ) -> list[Problem]:  # As `contract.check` would find them
     "What breaks the contract among rows that came as tensors."
-    odd = np.zeros(len(next(iter(columns.values()))), np.bool_)
-    for column in contract.columns:
-        odd |= suspects(column, columns[column.name])
+    if odd is None:
+        odd = np.logical_or.reduce([suspects(c, columns[c.name]) for c in contract.columns])
     where = np.flatnonzero(odd)
     if not len(where):
         return []
-    sent = [_as_sent(columns[n][where]) for n in contract.feature_names]
+    sent = [as_sent(columns[n][where]) for n in contract.feature_names]
     rows = [dict(zip(contract.feature_names, values, strict=True)) for values in zip(*sent, strict=True)]
     return [_moved(p, int(where[p.row])) for p in contract.check(rows)]
 
 
-def _as_sent(
+def as_sent(
     values: NDArray[Any],
 ) -> list[Any]:
-    "A tensor's values as JSON would carry them; NaN is how a tensor spells null."
+    "A tensor's values as JSON would carry them: NaN is null, a float32 has its own shortest decimals."
+    if values.dtype == np.float32:
+        return [None if v != v else float(str(v)) for v in values]
     return [None if v != v else v for v in values.tolist()]
 
 

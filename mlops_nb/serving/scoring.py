@@ -23,7 +23,7 @@ from .runtime import Session
 
 # %% auto #0
 __all__ = ['thresholds_of', 'Output', 'unusable', 'labels_of', 'feeds_of', 'finish', 'GraphScorer', 'RuleScorer', 'Prediction',
-           'predictions', 'golden_block', 'prove', 'time_scorer']
+           'predictions', 'golden_block', 'prove', 'repeat', 'time_scorer']
 
 # %% ../../nbs/42b_serving.scoring.ipynb #thresholds
 def thresholds_of(
@@ -103,8 +103,8 @@ def feeds_of(
     "The tensors of the graph: one a column, or all of them packed into one."
     inputs, names = bundle.signature.inputs, bundle.contract.feature_names
     if bundle.signature.form == "packed":
-        stacked = np.stack([block.columns[n] for n in names], axis=1)
-        return {inputs[0].name: stacked.astype(inputs[0].numpy, copy=False)}
+        matrix = np.stack([block.columns[n] for n in names], axis=1) if block.matrix is None else block.matrix
+        return {inputs[0].name: matrix.astype(inputs[0].numpy, copy=False)}
     arrays = zip(inputs, names, strict=True)
     return {t.name: block.columns[n].astype(t.numpy, copy=False).reshape(-1, 1) for t, n in arrays}
 
@@ -206,8 +206,7 @@ def golden_block(
     golden = bundle.golden()
     if golden.packed is None:
         return join(bundle.contract, [list(golden.rows)]), golden.expected
-    columns = {n: golden.packed[:, i] for i, n in enumerate(bundle.contract.feature_names)}
-    return Block(columns, len(golden)), golden.expected
+    return Block(None, len(golden), matrix=golden.packed, names=bundle.contract.feature_names), golden.expected
 
 
 def prove(
@@ -227,6 +226,16 @@ def prove(
     return block.n
 
 # %% ../../nbs/42b_serving.scoring.ipynb #time
+def repeat(
+    block: Block,
+    n: int,
+) -> Block:
+    "The rows of a block over and over, `n` of them."
+    if block.matrix is not None:
+        return Block(None, n, matrix=np.resize(block.matrix, (n, block.matrix.shape[1])), names=block.names)
+    return Block({name: np.resize(v, n) for name, v in block.columns.items()}, n)
+
+
 def time_scorer(
     scorer: GraphScorer,
     hard_limit: int,  # Rows
@@ -234,7 +243,7 @@ def time_scorer(
 ) -> tuple[CostModel, int]:  # Seeded model, and the batch limit
     "Time a scorer on golden rows."
     block, _ = golden_block(scorer.bundle)
-    many = Block({n: np.resize(v, hard_limit) for n, v in block.columns.items()}, hard_limit)
+    many = repeat(block, hard_limit)
     sizes = tuple(s for s in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if s <= hard_limit)
     timings = measure(lambda n: scorer([many[:n]]), sizes=sizes, budget_s=budget_s)
     return CostModel(timings), batch_limit(timings)

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import logging
 import os
 import signal
 import socket
@@ -23,7 +22,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import structlog
 import uvicorn
 from pydantic import ValidationError
 
@@ -32,13 +30,13 @@ from ..core.errors import InputError, MlopsError
 from ..core.processes import die_with_parent
 from ..core.settings import Settings, load_settings
 from .app import App, create_app
+from .events import event_logger, print_events
 from .fleet import prepare_state
 from .gateway import Gateway
 
 # %% auto #0
-__all__ = ['CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'bind', 'configure_events', 'GracefulServer',
-           'last_connections', 'uvicorn_config', 'run_worker', 'worker_command', 'child_main', 'Supervisor', 'serve',
-           'main']
+__all__ = ['CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'bind', 'GracefulServer', 'last_connections',
+           'uvicorn_config', 'run_worker', 'worker_command', 'child_main', 'Supervisor', 'serve', 'main']
 
 # %% ../../nbs/44k_serving.server.ipynb #checks
 def is_loopback(
@@ -94,20 +92,6 @@ def bind(
         raise InputError(e.strerror or "cannot listen", where=where, fix="choose another port with --port") from None
     sock.set_inheritable(True)
     return sock
-
-# %% ../../nbs/44k_serving.server.ipynb #logs
-def configure_events() -> None:
-    "One JSON object a line on standard error."
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(default=str),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 # %% ../../nbs/44k_serving.server.ipynb #graceful
 CONNECTED_GRACE_S = 0.25  # a connection accepted in the last moment has not sent its request yet
@@ -193,7 +177,7 @@ def uvicorn_config(
     "How uvicorn runs an app of ours."
     return uvicorn.Config(
         app,
-        log_level="error",
+        log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
@@ -250,7 +234,7 @@ class Supervisor:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._stopping = False
         self.replaced = 0
-        self.events = structlog.get_logger("mlops_nb.serving")
+        self.events = event_logger()
 
     def _spawn(
         self,
@@ -328,10 +312,10 @@ def serve(
     check_settings(settings)
     for bundle in bundles:
         load_bundle(bundle)
-    configure_events()
+    print_events()
     with bind(settings) as sock:
         address = sock.getsockname()
-        structlog.get_logger("mlops_nb.serving").info("listening", host=address[0], port=address[1], pid=os.getpid())
+        event_logger().info("listening", host=address[0], port=address[1], pid=os.getpid())
         if settings.serve_workers == 1:
             app = create_app(bundles, settings, log_dir=log_dir, state_dir=state_dir)
             return run_worker(app, settings, sock)
@@ -377,7 +361,7 @@ def main(
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         if args[:1] == ["--worker"]:
-            configure_events()
+            print_events()
             return child_main(json.loads(args[1]))
         a = _parser().parse_args(args)
         settings = load_settings(a.profile, a.settings)
