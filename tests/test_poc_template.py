@@ -21,6 +21,7 @@ from mlops_nb.data.inference import infer_contract
 from mlops_nb.poc.metrics import metric_for
 from mlops_nb.poc.runs import answers_of
 from mlops_nb.poc.template import poc_notebook, write_poc_notebook
+from mlops_nb.refactor.inspection import inspect_file
 from tests.tables import TARGETS, frame_of
 
 CHARTER = """
@@ -180,6 +181,18 @@ def test_awkward_columns_do_not_stop_it(tmp_path: Path, task: str, rows: int) ->
         assert lab.score(seed) > lab.score(seed, "baseline.") - 0.1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_a_class_that_valid_lacks_does_not_stop_it(tmp_path: Path, task: str) -> None:
+    contract, frame = awkward(300, task)
+    lab = Lab(tmp_path, contract, frame)
+    rare = contract.target.classes[0]
+    lab.valid = lab.valid[lab.valid["y"] != rare].reset_index(drop=True)
+    lab.valid.to_parquet(tmp_path / "splits" / "valid.parquet")
+    lab.run(300)
+    assert len(pd.read_parquet(tmp_path / "seed-0" / "predictions.parquet")) == len(lab.valid)
+
+
 def test_text_alone_is_an_error_a_person_understands(tmp_path: Path) -> None:
     contract, frame = awkward(200, "binary")
     only = Contract(tuple(c for c in contract.columns if c.name == "told"), contract.target)
@@ -194,3 +207,11 @@ def test_an_edited_notebook_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the notebook exists already"):
         write_poc_notebook(contract, file)
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("rows", [0, 400, 7_000, 300_000])
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_its_own_inspection_finds_nothing(tmp_path: Path, task: str, rows: int) -> None:
+    contract, _ = awkward(50, task)
+    file = write_poc_notebook(contract, tmp_path / "poc.ipynb", name="awkward", rows=rows)
+    assert inspect_file(file).findings == ()

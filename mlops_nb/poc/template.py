@@ -107,7 +107,7 @@ from sklearn.utils import resample
 
 from mlops_nb.charter import load_charter
 from mlops_nb.core.display import Table
-from mlops_nb.data.contract import load_contract
+from mlops_nb.data.contract import ${imports_target}load_contract
 from mlops_nb.data.frames import encode_frame, labels""",
     ),
 )
@@ -328,10 +328,10 @@ are still unseen.""",
         "results",
         """results = pd.DataFrame(
     {
-        ("baseline", "train"): measure(baseline, X_train, y_train),
-        ("baseline", "valid"): measure(baseline, X_valid, y_valid),
-        ("model", "train"): measure(model, X_train, y_train),
-        ("model", "valid"): measure(model, X_valid, y_valid),
+        ("baseline", "train"): measure(baseline, X_train, y_train$of_target),
+        ("baseline", "valid"): measure(baseline, X_valid, y_valid$of_target),
+        ("model", "train"): measure(model, X_train, y_train$of_target),
+        ("model", "valid"): measure(model, X_valid, y_valid$of_target),
     }
 )
 results.round(4)""",
@@ -352,11 +352,12 @@ say nothing and are left out. An empty table means that the charter names none."
         """groups = {
     f"{name} = {level}": (valid_rows[name] == level).to_numpy()
     for name in charter.criteria.fairness.subgroups
+    if name in valid_rows
     for level in sorted(valid_rows[name].dropna().unique())
 }
 pd.DataFrame(
     {
-        label: {"rows": int(inside.sum()), **measure(model, X_valid[inside], y_valid[inside])}
+        label: {"rows": int(inside.sum()), **measure(model, X_valid[inside], y_valid[inside]$of_target)}
         for label, inside in groups.items()
         if inside.sum() >= 30$all_classes
     }
@@ -371,7 +372,12 @@ carries everything deserves suspicion: is it really known at the moment of the p
         "importance",
         """sample = resample(np.arange(len(y_valid)), replace=False, n_samples=min(len(y_valid), 2_000), random_state=seed)
 importance = permutation_importance(
-    model, X_valid.iloc[sample], y_valid[sample], scoring="$scoring", n_repeats=3, random_state=seed
+    model,
+    X_valid.iloc[sample],
+    y_valid[sample],
+    scoring=lambda estimator, X, y: $scoring,
+    n_repeats=3,
+    random_state=seed,
 )
 owed = pd.DataFrame(
     {"loss when shuffled": importance.importances_mean, "standard deviation": importance.importances_std}, index=columns
@@ -407,15 +413,17 @@ _BINARY = {
     "linear": "LogisticRegression(C=0.3, max_iter=2_000, random_state=seed)",
     "boosting": "HistGradientBoostingClassifier",
     "stratify": ", stratify=y_train",
+    "imports_target": "Target, ",
+    "of_target": ", contract.target",
     "class_names": ", class_names=list(contract.target.classes), show_weights=True",
     "one_class": ", or of one class only,",
     "all_classes": " and len(set(y_valid[inside])) == len(set(y_valid))",
-    "scoring": "roc_auc",
-    "imports_metrics": "average_precision_score, brier_score_loss, log_loss, roc_auc_score",
+    "scoring": 'measure(estimator, X, y, contract.target)["roc_auc"]',
+    "imports_metrics": "average_precision_score, log_loss, roc_auc_score",
 }
 _MULTICLASS = _BINARY | {
     "one_class": ", or without all classes,",
-    "scoring": "neg_log_loss",
+    "scoring": '-measure(estimator, X, y, contract.target)["log_loss"]',
     "imports_metrics": "accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, log_loss",
 }
 _REGRESSION = {
@@ -423,10 +431,12 @@ _REGRESSION = {
     "linear": "Ridge(alpha=10.0, random_state=seed)",
     "boosting": "HistGradientBoostingRegressor",
     "stratify": "",
+    "imports_target": "",
+    "of_target": "",
     "class_names": "",
     "one_class": "",
     "all_classes": "",
-    "scoring": "r2",
+    "scoring": 'measure(estimator, X, y)["r2"]',
     "imports_metrics": "mean_absolute_error, r2_score, root_mean_squared_error",
 }
 
@@ -439,14 +449,15 @@ pd.DataFrame(
     {"rows": [len(y_train), len(y_valid)], share: [(y_train == positive).mean(), (y_valid == positive).mean()]},
     index=["train", "valid"],
 ).round(3)""",
-    "measure": """def measure(estimator: Pipeline, X: pd.DataFrame, y: np.ndarray) -> dict[str, float]:
+    "measure": """def measure(estimator: Pipeline, X: pd.DataFrame, y: np.ndarray, target: Target) -> dict[str, float]:
     "How well the estimator ranks (AUC, average precision) and how honest its probabilities are (Brier, log loss)."
+    positive = target.classes.index(target.positive)
     is_positive, probability = y == positive, estimator.predict_proba(X)[:, positive]
     return {
         "roc_auc": roc_auc_score(is_positive, probability),
         "average_precision": average_precision_score(is_positive, probability),
-        "brier": brier_score_loss(is_positive, probability),
-        "log_loss": log_loss(is_positive, probability),
+        "brier": ((probability - is_positive) ** 2).mean(),
+        "log_loss": log_loss(is_positive, probability, labels=[False, True]),
     }""",
     "about_closer": """Rows of valid in five groups by predicted probability. If the model says 30 %, then about 30 % should turn out
 `$positive`: a probability that can be taken at its word is worth more than a rank.""",
@@ -463,7 +474,7 @@ _MULTICLASS |= {
 pd.DataFrame(
     {"train": np.bincount(y_train, minlength=len(classes)), "valid": np.bincount(y_valid, minlength=len(classes))}, index=classes
 )""",
-    "measure": """def measure(estimator: Pipeline, X: pd.DataFrame, y: np.ndarray) -> dict[str, float]:
+    "measure": """def measure(estimator: Pipeline, X: pd.DataFrame, y: np.ndarray, target: Target) -> dict[str, float]:
     "Hits overall (accuracy) and per class (balanced accuracy, macro F1), and how honest the probabilities are (log loss)."
     probability = estimator.predict_proba(X)
     answer = probability.argmax(axis=1)
@@ -471,7 +482,7 @@ pd.DataFrame(
         "accuracy": accuracy_score(y, answer),
         "balanced_accuracy": balanced_accuracy_score(y, answer),
         "f1_macro": f1_score(y, answer, average="macro", zero_division=0),
-        "log_loss": log_loss(y, probability, labels=np.arange(len(classes))),
+        "log_loss": log_loss(y, probability, labels=np.arange(len(target.classes))),
     }""",
     "about_closer": "Which classes are taken for which? Rows are what was true, columns what the model said.",
     "closer": """said = confusion_matrix(y_valid, model.predict(X_valid), labels=np.arange(len(classes)))
