@@ -126,7 +126,7 @@ def notebook_predictions(
         )
     return np.asarray(table[names], np.float64)
 
-
+# %% ../../nbs/39_bundle.export.ipynb #require-equal
 def require_equal(
     role: str,
     notebook: NDArray[np.float64],
@@ -178,7 +178,7 @@ class Proof:
             "rtol": self.tolerance.rtol,
         }
 
-
+# %% ../../nbs/39_bundle.export.ipynb #prove
 def prove(
     fitted: Fitted,
     inputs: Inputs,
@@ -245,7 +245,7 @@ def _common_files(
         "card.md": card(inputs.charter, inputs.contract, name, rows, digest).encode(),
     }
 
-
+# %% ../../nbs/39_bundle.export.ipynb #graph-files
 def _graph_files(
     inputs: Inputs,
     proof: Proof,

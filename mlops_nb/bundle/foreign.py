@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from .contents import environment, licences
 from .edges import spread
-from .format import golden_bytes, json_bytes, write_bundle
+from .format import Bundle, golden_bytes, json_bytes, load_bundle, write_bundle
 from .parity import open_graph, run_graph, tolerance_for
 from .parts import Answer, Golden, Rule, Signature, Tensor, Thresholds, Tolerance
-from ..core.errors import InputError, Refused
+from ..core.errors import InputError, Refused, require
 from ..data.columns import Column
 from ..data.contract import Contract, Target
 from ..stats.profiles import build_profile
@@ -158,15 +158,15 @@ def _profile(
 # %% ../../nbs/39a_bundle.foreign.ipynb #export
 def export_onnx(
     onnx_file: str | Path,  # The graph
-    sample: Mapping[str, Any] | NDArray[Any],  # Columns by name (a frame will do), or rows as a matrix
-    out: str | Path,  # Folder of bundles
+    sample: Mapping[str, Any] | NDArray[Any] | str | Path,  # A frame, a matrix, or a file: CSV, Parquet or .npy
+    out: str | Path,  # The bundle's folder, which must not exist
     *,
-    name: str = "",  # Of the bundle; default: the file's
+    name: str = "",  # Of the bundle; default: the graph's file
     classes: Sequence[str] = (),  # In the order of the probabilities; default: 0, 1, ...
     target: str = "target",
-) -> Path:  # OUT/NAME-ID12
+) -> Bundle:
     "Make a bundle around a graph; raises `Refused` when the graph cannot be served, `InputError` when the sample does not fit."
-    columns = _as_columns(sample)
+    columns = _as_columns(_read_sample(sample) if isinstance(sample, str | Path) else sample)
     graph = _read(Path(onnx_file))
     session = open_graph(graph)
     form, tensors = _inputs(session, list(columns))
@@ -180,9 +180,8 @@ def export_onnx(
     tolerance = tolerance_for(goal.task, answers)
     golden = _golden(form, feeds, used, answers)
     head = _head(name or Path(onnx_file).stem, contract, signature, tolerance, len(golden))
-    return write_bundle(
-        out, head, {**_files(graph, contract, golden, _rule(goal, answers)), **_profile(contract, used)}
-    )
+    files = _files(graph, contract, golden, _rule(goal, answers)) | _profile(contract, used)
+    return load_bundle(write_bundle(Path(out).parent, head, files, Path(out).name))
 
 # %% ../../nbs/39a_bundle.foreign.ipynb #export-parts
 def _as_columns(
@@ -198,6 +197,18 @@ def _as_columns(
     return found
 
 
+def _read_sample(
+    path: str | Path,
+) -> Any:  # A frame or a matrix
+    "Read sample rows; raises `InputError` when the file holds none."
+    if Path(path).suffix == ".npy":
+        try:
+            return np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as e:
+            raise InputError(f"not a numpy array: {e}", where=str(path)) from None
+    return require("mlops_nb.data.loading", "lab").read_table(path)
+
+
 def _read(
     path: Path,
 ) -> bytes:
@@ -207,7 +218,7 @@ def _read(
     except OSError as e:
         raise InputError(e.strerror or "cannot be read", where=str(path)) from None
 
-
+# %% ../../nbs/39a_bundle.foreign.ipynb #golden
 def _golden(
     form: str,
     feeds: Mapping[str, NDArray[Any]],
@@ -245,7 +256,7 @@ def _files(
         "card.md": f"# {contract.target.name}\n".encode(),
     }
 
-
+# %% ../../nbs/39a_bundle.foreign.ipynb #head
 def _head(
     name: str,
     contract: Contract,

@@ -79,19 +79,20 @@ def write_bundle(
     parent: str | Path,  # Folder of bundles
     head: Mapping[str, Any],  # What the manifest says besides its files
     files: Mapping[str, bytes],  # Relative name to content
-) -> Path:  # parent/NAME-ID12
+    folder: str = "",  # Name of the bundle's folder; default: NAME-ID12
+) -> Path:
     "Write a bundle whole or not at all; the same content gives the same folder."
     missing = [n for n in REQUIRED if n not in files]
     if missing:
         raise InputError(f"a bundle needs {', '.join(missing)}", where=str(head.get("name", "bundle")))
     manifest = manifest_bytes(head, files)
-    target = Path(parent) / f"{head['name']}-{sha256_bytes(manifest)[:12]}"
-    if target.exists():
+    target = Path(parent) / (folder or f"{head['name']}-{sha256_bytes(manifest)[:12]}")
+    if target.exists() and not folder:
         return load_bundle(target).path
-    with atomic_folder(target) as folder:
+    with atomic_folder(target) as tmp:
         for name, content in {**files, MANIFEST: manifest}.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
+            (tmp / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp / name).write_bytes(content)
     return target
 
 # %% ../../nbs/36_bundle.format.ipynb #read

@@ -20,7 +20,7 @@ from mlops_nb.refactor.machine import (
     objects_of,
     predict,
 )
-from .regions import NO_ROWS, cut, cuts
+from .regions import NO_ROWS, cut
 from .values import NOTHING, Fit, Object, Repeated, Value, derive, flatten, listed
 
 # %% auto #0

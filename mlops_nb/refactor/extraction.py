@@ -106,7 +106,7 @@ def _needs(
             if name not in made:
                 yield name, piece, line
 
-
+# %% ../../nbs/34a_refactor.extraction.ipynb #with-needed
 def with_needed(
     marked: list[Piece],  # Statements of the exported cells
     others: list[Piece],  # Statements of all other cells

@@ -107,7 +107,7 @@ def undefined_names(
                 told.add(m.name)
                 yield _missing(cell.number, m.line, m.name, binders, deleted)
 
-
+# %% ../../nbs/34_refactor.hygiene.ipynb #missing
 def _missing(
     cell: int,
     line: int,
@@ -182,7 +182,7 @@ def absolute_paths(
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _ABSOLUTE.fullmatch(node.value.strip()):
             yield Violation("absolute-path", cell.number, node.lineno, {"text": node.value.strip()[:60]})
 
-
+# %% ../../nbs/34_refactor.hygiene.ipynb #secrets
 def _named_secrets(
     node: ast.AST,
 ) -> Iterator[tuple[str, ast.Constant]]:
@@ -268,7 +268,7 @@ _RANDOM_MODELS = re.compile(
     r"(?:Classifier|Regressor)"
 )
 
-
+# %% ../../nbs/34_refactor.hygiene.ipynb #seeds
 def _needs_seed(
     node: ast.Call,
 ) -> bool:

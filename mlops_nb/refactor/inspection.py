@@ -16,7 +16,7 @@ from .leakage import Leak, leaks_of
 from .source import Source, read_source
 
 # %% auto #0
-__all__ = ['Place', 'Finding', 'Report', 'inspect_source', 'inspect_file', 'report_table', 'to_sarif']
+__all__ = ['Place', 'Finding', 'Report', 'inspect_source', 'inspect_file', 'report_table', 'report_text', 'to_sarif']
 
 # %% ../../nbs/34b_refactor.inspection.ipynb #finding
 @dataclass(frozen=True)
@@ -103,6 +103,13 @@ class Report:
         "The findings for a reader."
         return report_table(self, lang)
 
+    def text(
+        self,
+        lang: str = "en",
+    ) -> str:  # One line a finding, as compilers write them
+        "The findings for a terminal."
+        return report_text(self, lang)
+
     def _repr_html_(self) -> str:
         return self.table().html()
 
@@ -184,6 +191,21 @@ def report_table(
         )
     count = Message("inspect.caption", {"file": Path(report.path).name, "count": len(rows)}).text(lang)
     return Table(count, header, tuple(rows))
+
+# %% ../../nbs/34b_refactor.inspection.ipynb #text
+def report_text(
+    report: Report,
+    lang: str = "en",
+) -> str:
+    "One line a finding: place, rule, what, what to do; the flow of a leak below it."
+    lines = []
+    for f in report.findings:
+        lines.append(
+            f"{report.path}: {_where(report, f.place, lang)}: {f.rule}: {f.place.message.text(lang)} {f.fix.text(lang)}"
+        )
+        lines += [f"    {_where(report, p, lang)}: {p.message.text(lang)}" for p in f.flow]
+    count = Message("inspect.caption", {"file": Path(report.path).name, "count": len(report.findings)}).text(lang)
+    return "\n".join([*lines, count])
 
 # %% ../../nbs/34b_refactor.inspection.ipynb #sarif
 _LEVELS = {"error": "error", "warning": "warning", "note": "note"}

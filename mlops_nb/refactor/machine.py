@@ -76,7 +76,7 @@ MAX_DEPTH = 8  # calls within calls
 
 
 class Machine:
-    "State of one analysis."
+    "State of one analysis; the interpreter hangs itself in as `invoke`, `evaluate` and `run`."
 
     def __init__(self) -> None:
         self.scope = Scope()
@@ -91,6 +91,8 @@ class Machine:
         self.called: set[int] = set()  # functions that were run
         self.running: list[int] = []  # functions that are being run
         self.invoke: Callable[[Function, list[Value], Mapping[str, Value]], Value] = lambda f, a, k: NOTHING
+        self.evaluate: Callable[[ast.expr], Value] = lambda node: NOTHING
+        self.run: Callable[[Iterable[ast.stmt]], None] = lambda body: None
         self._numbers = 0
 
     def site(

@@ -43,8 +43,8 @@ def mentions(
 ANNOTATION = "annotation"  # in place of a function: names in annotations
 
 
-class _Scope(ast.NodeVisitor):
-    "Collects the mentions of one scope."
+class _Collector(ast.NodeVisitor):
+    "Collects the mentions of one scope: plain uses, bindings and deletions."
 
     def __init__(self) -> None:
         self.found: list[Mention] = []
@@ -57,6 +57,12 @@ class _Scope(ast.NodeVisitor):
         for node in nodes:
             if node is not None:
                 self.visit(node)
+
+    def _annotations(self, nodes: Iterable[ast.AST | None]) -> None:
+        "Annotations are read by tools, later or never."
+        inner = _Scope()
+        inner.visit_all(nodes)
+        self.found += [replace(m, deferred=ANNOTATION) for m in inner.found]
 
     def visit_Name(self, node: ast.Name) -> None:
         actions = {ast.Load: "use", ast.Store: "bind", ast.Del: "delete"}
@@ -95,6 +101,10 @@ class _Scope(ast.NodeVisitor):
     def visit_Global(self, node: ast.Global) -> None:
         self.globals.update(node.names)
 
+# %% ../../nbs/30a_refactor.names.ipynb #bindings
+class _Bindings(_Collector):
+    "Statements that bind names in a way of their own."
+
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         self.visit_all([node.type])
         if node.name:
@@ -114,6 +124,10 @@ class _Scope(ast.NodeVisitor):
         self.generic_visit(node)
         if node.rest:
             self.add(node.rest, "bind", node)
+
+# %% ../../nbs/30a_refactor.names.ipynb #scopes
+class _Scope(_Bindings):
+    "Functions, classes and comprehensions."
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self.visit_all(node.decorator_list)
@@ -137,12 +151,6 @@ class _Scope(ast.NodeVisitor):
         every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
         self.visit_all([*args.defaults, *args.kw_defaults])
         self._annotations([a.annotation for a in every if a])
-
-    def _annotations(self, nodes: Iterable[ast.AST | None]) -> None:
-        "Annotations are read by tools, later or never."
-        inner = _Scope()
-        inner.visit_all(nodes)
-        self.found += [replace(m, deferred=ANNOTATION) for m in inner.found]
 
     def _function(self, body: Sequence[ast.AST], args: ast.arguments, name: str) -> None:
         "Pass on what a body, run later, takes from around it or declares global."

@@ -200,7 +200,7 @@ class Source:
         "The cell at that position."
         return self.cells[number - 1]
 
-
+# %% ../../nbs/30_refactor.source.ipynb #read
 def read_source(
     path: str | Path,  # .ipynb or .py
 ) -> Source:

@@ -6,28 +6,22 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .estimators import Call, construct, copy_of, cross_validate, metric, split_pairs
+from .estimators import Call, metric
 from mlops_nb.refactor.knowledge import (
     CHOOSERS,
-    CURVES,
-    CV_FUNCTIONS,
     GROUP_KEEPS,
     STATISTICS,
     STRUCTURE,
     WHOLE_COLUMN,
-    is_metric,
-    kind_of,
 )
-from .machine import Machine, new_object, note_choice, note_fit, objects_of
+from .machine import Machine, note_choice
 from .regions import Part, Rows, covers, cut
-from .values import NOTHING, Fit, Learned, Repeated, Value, any_of, derive, listed
+from .values import NOTHING, Learned, Repeated, Value, derive, listed
 
 # %% auto #0
-__all__ = ['Outcome', 'statistic', 'whole_column', 'sample', 'opposite', 'difference', 'concat', 'call_table', 'call_container',
-           'call_builtin', 'train_booster', 'call_function']
+__all__ = ['Outcome', 'statistic', 'whole_column', 'place', 'sample', 'opposite', 'difference', 'concat', 'call_table']
 
 # %% ../../nbs/32e_refactor.tables.ipynb #outcome
 @dataclass(frozen=True, eq=False)
@@ -72,7 +66,7 @@ def whole_column(
     return replace(data, learned=data.learned | {Learned(m.site(call.node), call.name, data.rows)})
 
 # %% ../../nbs/32e_refactor.tables.ipynb #samples
-def _place(
+def place(
     m: Machine,
     kind: str,
     node: ast.AST,
@@ -105,7 +99,7 @@ def sample(
     elif call.kwargs.get("frac", NOTHING).const == 1:
         made = [derive(v) for v in data]
     else:
-        part = [(_place(m, "sample", call.node), "1")]
+        part = [(place(m, "sample", call.node), "1")]
         made = [replace(derive(v), rows=cut(derive(v).rows, part)) for v in data]
     return made[0] if len(made) == 1 else listed(*made)
 
@@ -218,7 +212,7 @@ def _changed(
         return _applied(m, call, data)
     return replace(derive(data, others), rows=data.rows, role=data.role, compared=data.compared)
 
-
+# %% ../../nbs/32e_refactor.tables.ipynb #call-table
 def call_table(
     m: Machine,
     call: Call,
@@ -236,213 +230,3 @@ def call_table(
         note_choice(m, call.node, call.receiver)
     inplace = call.kwargs.get("inplace", NOTHING).const is True
     return Outcome(NOTHING, made) if inplace else Outcome(made)
-
-# %% ../../nbs/32e_refactor.tables.ipynb #container
-def _elements(
-    value: Value,
-) -> Value:
-    "Any element."
-    return any_of([*(value.items or ()), *([value.element] if value.element else [])]) or derive(value)
-
-
-def _added(
-    m: Machine,
-    container: Value,
-    *new: Value,
-) -> Value:
-    "A list with more elements; inside a loop their number is not known."
-    if container.items is not None and not m.loops and container.keys is None:
-        return replace(container, items=container.items + new)
-    every = any_of([*(container.items or ()), *([container.element] if container.element else []), *new])
-    return replace(container, items=None, keys=None, element=every)
-
-
-def call_container(
-    m: Machine,
-    call: Call,
-) -> Outcome | None:  # None when it is no such method
-    "Methods of lists and dictionaries."
-    box, name = call.receiver, call.name
-    if name in ("append", "add", "appendleft", "insert"):
-        return Outcome(NOTHING, _added(m, box, *call.args[-1:]))
-    if name in ("extend", "update"):
-        return Outcome(NOTHING, _added(m, box, *(_elements(v) for v in call.every)))
-    if name == "items" and box.items is not None:
-        keys = box.keys or (None,) * len(box.items)
-        return Outcome(listed(*(listed(Value(const=k), v) for k, v in zip(keys, box.items, strict=True))))
-    if name == "items":
-        return Outcome(Value(element=listed(NOTHING, _elements(box))))
-    if name == "values":
-        return Outcome(replace(box, keys=None))
-    if name in ("get", "pop", "setdefault"):
-        return Outcome(_elements(box))
-    if name == "keys":
-        return Outcome(NOTHING)
-    return None
-
-# %% ../../nbs/32e_refactor.tables.ipynb #python
-def _numbered(
-    value: Value,
-) -> Value:
-    "`enumerate(...)`."
-    if value.items is not None:
-        return listed(*(listed(NOTHING, v) for v in value.items))
-    return Value(element=listed(NOTHING, _elements(value)))
-
-
-def _zipped(
-    values: Iterable[Value],
-) -> Value:
-    "`zip(...)`."
-    given = list(values)
-    if given and all(v.items is not None for v in given):
-        rows = zip(*(v.items or () for v in given), strict=False)
-        return listed(*(listed(*row) for row in rows))
-    return Value(element=listed(*(_elements(v) for v in given)))
-
-
-def call_builtin(
-    m: Machine,
-    call: Call,
-) -> Value | None:  # None when it is none of them
-    "What Python itself offers."
-    name, first = call.name, call.arg(0)
-    if name == "enumerate":
-        return _numbered(first)
-    if name == "zip":
-        return _zipped(call.args)
-    if name in ("list", "tuple", "reversed", "iter", "set"):
-        return first
-    if name == "next":
-        return _elements(first)
-    if name == "dict":
-        return Value(items=tuple(call.kwargs.values()), keys=tuple(call.kwargs)) if call.kwargs else first
-    if name in (
-        "len",
-        "print",
-        "display",
-        "isinstance",
-        "type",
-        "str",
-        "id",
-        "open",
-        "input",
-        "getattr",
-        "hasattr",
-        "super",
-    ):
-        return NOTHING
-    if name in ("range", "int", "bool"):
-        return Value(loops=derive(*call.every).loops)
-    if name in ("map", "filter"):
-        results = [m.invoke(f, [_elements(v) for v in call.args[1:]], {}) for f in first.functions]
-        return Value(element=any_of([*results, *(_elements(v) for v in call.args[1:])]) or NOTHING)
-    return None
-
-# %% ../../nbs/32e_refactor.tables.ipynb #boosters
-_BOOSTERS = ("xgboost", "xgb", "lightgbm", "lgb")
-
-
-def train_booster(
-    m: Machine,
-    call: Call,
-) -> Value:
-    "`xgb.train(params, dtrain, evals=...)`."
-    lesson = next((derive(v) for v in call.args if derive(v).rows), NOTHING)
-    made = new_object(m, call.node, call.path, "model")
-    stops = any(k in ("early_stopping_rounds", "callbacks") for k in call.kwargs)
-    watched = derive(*(call.kwargs[k] for k in ("evals", "valid_sets") if k in call.kwargs)) if stops else NOTHING
-    fitted = Fit(m.site(call.node), lesson.rows, lesson.learned, lesson.repeated, watched.rows)
-    note_fit(m, objects_of(m, made)[0], fitted)
-    return made
-
-
-def _pieces(
-    m: Machine,
-    call: Call,
-) -> Value:
-    "`np.split(df, [...])`: neighbours that share nothing."
-    data, name = derive(call.arg(0)), _place(m, "pieces", call.node)
-    count = len(call.arg(1).items or (NOTHING, NOTHING)) + 1
-    return listed(
-        *(replace(data, rows=cut(data.rows, [(name, str(i))]), row_loops=data.row_loops) for i in range(count))
-    )
-
-# %% ../../nbs/32e_refactor.tables.ipynb #function
-_DATA_SETS = (
-    "sklearn",
-    "seaborn",
-    "sns",
-    "tensorflow",
-    "keras",
-    "torchvision",
-    "statsmodels",
-    "datasets",
-    "vega_datasets",
-)
-
-
-def _makes_rows(
-    call: Call,
-) -> bool:
-    "Whether a function reads or invents rows."
-    library = call.path.partition(".")[0]
-    if call.name.startswith(("fetch_", "make_")) or call.name in ("loadtxt", "genfromtxt", "load_dataset"):
-        return True
-    if call.name.startswith("load"):
-        return library in _DATA_SETS or (call.name == "load" and library in ("numpy", "np"))
-    return call.name.startswith("read_") and library not in ("os", "json", "local")
-
-
-def _known_function(
-    m: Machine,
-    call: Call,
-) -> Value | None:
-    "Functions with a meaning of their own."
-    name, data = call.name, derive(*call.every)
-    if name == "train_test_split":
-        return split_pairs(m, call)
-    if name in CV_FUNCTIONS:
-        return cross_validate(m, call)
-    if name == "train" and call.path.split(".")[0] in _BOOSTERS:
-        return train_booster(m, call)
-    if name in ("clone", "deepcopy", "copy", "clone_model") and objects_of(m, call.arg(0)):
-        return copy_of(m, call)
-    if name in ("concat", "vstack", "row_stack", "concatenate", "hstack", "column_stack", "repeat", "tile", "append"):
-        return concat(m, call)
-    if name == "resample" and call.args:
-        return sample(m, call, *call.args, default=True)
-    if name in ("split", "array_split") and data.rows:
-        return _pieces(m, call)
-    return None
-
-
-def call_function(
-    m: Machine,
-    call: Call,
-) -> Value:
-    "A function that was imported, or whose definition is unknown."
-    found = call_builtin(m, call) if not call.path or call.path.startswith("builtins.") else None
-    found = found if found is not None else _known_function(m, call)
-    if found is not None:
-        return found
-    name, data = call.name, derive(*call.every)
-    if kind_of(name):
-        return construct(m, call)
-    if is_metric(name) and (data.predictions or data.scores):
-        return metric(m, call, "curve" if name in CURVES else "score")
-    if name in CHOOSERS:
-        note_choice(m, call.node, *call.every)
-    if name in WHOLE_COLUMN:
-        return whole_column(m, call, data)
-    if name in STATISTICS and data.is_data:
-        return statistic(m, call, replace(data, compared=any(v.compared for v in call.every)))
-    if _makes_rows(call) and not data.rows:
-        cell, line = m.site(call.node)
-        text = next((v.const for v in call.args if isinstance(v.const, str)), "")
-        return m.fresh_rows(call.node, text or f"{call.name}@{cell}:{line}")
-    if name[:1].isupper() and not data.is_data and not call.path.startswith(("pandas", "numpy", "pathlib")):
-        return new_object(m, call.node, name, "unknown", call.every)
-    if data.is_data or data.scores:
-        return data
-    return replace(m.fresh_rows(call.node), loops=data.loops)
