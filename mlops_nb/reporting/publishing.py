@@ -101,7 +101,14 @@ def published_reports(
             continue
         if isinstance(manifest, dict) and manifest.get("kind") in ((kind,) if kind else ("audit", "drift", "roi")):
             found.append(as_published(folder, manifest))
-    return tuple(sorted((p for p in found if not lang or p.lang == lang), key=lambda p: (p.as_of, p.root)))
+    return tuple(sorted((p for p in found if not lang or p.lang == lang), key=_age))
+
+
+def _age(
+    report: Published,
+) -> tuple[str, int, str]:
+    "Reports in order; of two about one moment, the one written later comes later."
+    return report.as_of, (report.folder / "manifest.json").stat().st_mtime_ns, report.root
 
 # %% ../../nbs/77c_reporting.publishing.ipynb #latest
 def latest_report(

@@ -21,7 +21,7 @@ from ..core.workspace import Workspace
 from ..ledger import Ledger
 from .execution import Limits, RunFailed, check_parameters, execute, tidy
 from .material import MATERIAL_MIME, check_inputs, input_files, moment, read_record
-from .page import Writer, pairs, section
+from .page import Piece, Writer, pairs
 from .publishing import Published, facts_hash, latest_report, made_with, publish, template_file
 from .publishing import current_report as current_report
 from mlops_nb.reporting.rendering import (
@@ -158,12 +158,13 @@ def _failed_notebook(
 ) -> dict[str, Any]:
     "A notebook whose one output is the FAILED banner."
     w = Writer(lang)
-    banner = Markup(
+    head = Markup(
         '<h1>{}</h1>\n<div class="verdict bad"><p class="word"><span aria-hidden="true">✕</span> {}</p><p class="ask">{}</p></div>'
-    ).format(w.text(f"title.{kind}", name=name), w.text("failed.word"), w.text("failed.ask"))
+    )
+    banner = head.format(w.text(f"title.{kind}", name=name), w.text("failed.word"), w.text("failed.ask"))
     facts = pairs([(w.label("failed.cell"), error.cell or "–"), (w.label("failed.reason"), error.what)], "pairs wide")
-    lines = Markup("<pre>{}</pre>").format("\n".join(error.lines)) if error.lines else ""
-    piece = section(w, "failed", banner, facts, lines, level=2)
+    lines = Markup("<pre>{}</pre>").format("\n".join(error.lines)) if error.lines else Markup("")
+    piece = Piece("failed", w.label("section.failed"), banner + facts + lines, level=1)
     output = {"output_type": "execute_result", "execution_count": 1, "metadata": {}, "data": piece._repr_mimebundle_()}
     cell = {
         "cell_type": "code",
@@ -183,11 +184,12 @@ def _publish_failed(
     error: RunFailed,
 ) -> Published:
     "Publish the FAILED page with the notebook as far as it got."
-    notebook, facts = _failed_notebook(kind, parameters["lang"], ws.root.name, error), {"v": 1, "facts": []}
-    frame = make_frame(Heading(parameters["lang"], kind, ws.root.name, parameters["as_of"]), [], [])
+    name = charter_name(ws)
+    notebook, facts = _failed_notebook(kind, parameters["lang"], name, error), {"v": 1, "facts": []}
+    frame = make_frame(Heading(parameters["lang"], kind, name, parameters["as_of"]), [], [])
     html, record = render_page(_node(notebook), frame), read_record(ws)
     material = {
-        "name": ws.root.name,
+        "name": name,
         "inputs": ws.sources(*input_files(ws, kind)),
         "ledger": {"head": record.head, "seq": record.seq, "fault": record.fault},
     }

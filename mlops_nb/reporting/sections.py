@@ -178,9 +178,19 @@ def _change_row(
 _MOST_CHANGES = 25
 
 
+def _comparable(
+    m: Material,
+    facts: Sequence[Fact],  # What this report compares
+    old: Sequence[Fact],
+) -> list[Fact]:
+    "The old report's numbers that are compared, and those of their kind that nobody measured any more."
+    ids, keys, measured = {f.id for f in facts}, {f.key for f in facts}, {f.id for f in m.facts()}
+    return [f for f in old if f.id in ids or (f.key in keys and f.id not in measured)]
+
+
 def changes(
     m: Material,
-    facts: Sequence[Fact],  # What this report shows
+    facts: Sequence[Fact],  # What this report compares
 ) -> Piece:
     "What differs from the last report of this kind."
     w = Writer(m.lang)
@@ -188,10 +198,7 @@ def changes(
         return section(w, "changes", Markup("<p>{}</p>").format(w.text("changes.first")))
     when = str(m.previous.manifest.get("as_of", ""))[:10]
     head = Markup("<p>{} {}</p>").format(w.text("changes.since", date=when), short_hash(m.previous.root))
-    known = {f.id for f in m.previous.facts}
-    found = [
-        c for c in compare_facts(m.previous.facts, facts) if c.new is None or c.old or c.id in known or c.new.state
-    ]
+    found = compare_facts(_comparable(m, facts, m.previous.facts), facts)
     files = compare_inputs(m.previous.manifest.get("inputs", {}), m.inputs)
     if not found and not files:
         return section(w, "changes", head, Markup("<p>{}</p>").format(w.text("changes.none")))
