@@ -14,6 +14,8 @@ from mlops_nb.poc.tracking import quiet_mlflow, tracking_uri
 from mlops_nb.registry import on_stage, register, registered
 from tests.tried_workspace import copy
 
+pytestmark = pytest.mark.xdist_group("tried")  # one workspace for all of them
+
 
 def decide(ws: Workspace, decision: str, bundle: str = "") -> str:
     id: str = bundle or stage_evidence(ws, "export").data["candidate"]["id"]
