@@ -320,7 +320,7 @@ LONG_CELL = 60  # lines of code
 def star_imports(
     source: Source,
 ) -> Iterator[Violation]:
-    "`from x import *`."
+    "Star imports."
     for cell, node in _nodes(source):
         if isinstance(node, ast.ImportFrom) and any(a.name == "*" for a in node.names):
             yield Violation("star-import", cell.number, node.lineno, {"text": node.module or "."})
