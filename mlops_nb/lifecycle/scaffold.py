@@ -243,7 +243,7 @@ EXAMPLES: dict[str, Example] = {
 # %% ../../nbs/82_lifecycle.scaffold.ipynb #policy
 _POLICY_HEAD = """# What happens after the decision. Thresholds of the model are the charter's; this file says when to look and what to do.
 alpha = 0.05           # family-wise false-alarm rate of one look at one window
-floor = 0.1            # effects below this size are not worth an alarm
+floor = 0.02           # share of probability that moved; what is surely below it is not worth an alarm
 """
 _APPROVERS = """# Who may approve: one table a person. The public key comes from 'mlops-nb approve --new-key'.
 # [[approver]]
@@ -251,7 +251,7 @@ _APPROVERS = """# Who may approve: one table a person. The public key comes from
 # role = "..."
 # public_key = "..."
 """
-_IGNORED = "logs/\nstate/\nmlflow.db\n*.tmp\n*.lock\n"
+_IGNORED = "logs/\nstate/\nmlflow.db\nmlartifacts/\n*.tmp\n*.lock\n"
 
 
 def _write_texts(
