@@ -16,16 +16,26 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..core.facts import Fact
 from ..core.messages import Message
-from .metrics import Answers, Metric, answered, event, event_score, metrics_of, naive_answers, shares
+from mlops_nb.poc.metrics import (
+    Answers,
+    Metric,
+    answered,
+    calibration_error,
+    event,
+    event_score,
+    metrics_of,
+    naive_answers,
+    shares,
+)
 from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, Verdict, judge, number_args
 from ..stats.intervals import LEVEL, FloatArray, Interval, mean, proportion, spread, t_quantile, to_fact
-from ..stats.planning import least_rows, rows_for_auc, rows_for_share, scaled_rows
+from ..stats.planning import least_rows, rows_for_auc, rows_for_r2, rows_for_share, scaled_rows
 from ..stats.scores import equal_bins, placements
 
 # %% auto #0
-__all__ = ['FEWEST_ERRORS', 'MARGIN', 'SKILL', 'counted_rows', 'fewest_rows', 'rows_that_suffice', 'rows_that_decide',
-           'skill_p_value', 'Performance', 'judge_performance', 'metric_facts', 'performance_facts', 'gain',
-           'reliability', 'confusion', 'runs_that_decide', 'judge_stability', 'Evaluation', 'evaluate']
+__all__ = ['FEWEST_ERRORS', 'MARGIN', 'SKILL', 'MISCALIBRATED', 'counted_rows', 'fewest_rows', 'rows_that_suffice',
+           'rows_that_decide', 'skill_p_value', 'Performance', 'judge_performance', 'metric_facts', 'performance_facts',
+           'gain', 'reliability', 'confusion', 'runs_that_decide', 'judge_stability', 'Evaluation', 'evaluate']
 
 # %% ../../nbs/24_poc.evaluation.ipynb #enough
 FEWEST_ERRORS = 30  # rows below which the interval of a mean of errors does not hold
@@ -51,6 +61,16 @@ def fewest_rows(
         return FEWEST_ERRORS
     return least_rows(threshold if metric.higher_is_better else 1 - threshold)
 
+# %% ../../nbs/24_poc.evaluation.ipynb #fewest-test
+def _fewest_test_rows(
+    metric: Metric,
+    a: Answers,
+    threshold: float,
+) -> int:
+    "The same in rows of the test set."
+    counted = counted_rows(metric, a)
+    return math.ceil(fewest_rows(metric, threshold) * len(a) / counted) if counted else 0
+
 # %% ../../nbs/24_poc.evaluation.ipynb #needed
 MARGIN = 0.05  # five points above the threshold
 
@@ -68,6 +88,8 @@ def _rows_at(
     if seen.method == "wilson-exact" and metric.higher_is_better and true > threshold:
         rows = rows_for_share(threshold, min(true, 1.0))
         return None if rows is None else math.ceil(rows * len(a) / max(seen.n, 1))
+    if seen.method == "r2-log-t":
+        return rows_for_r2(threshold, true)
     return scaled_rows(replace(seen, n=len(a)), threshold, abs(true - threshold))
 
 
@@ -80,7 +102,8 @@ def rows_that_suffice(
     "Test rows with which a model five points better than its threshold passes in four cases of five."
     away = MARGIN if metric.bounded else MARGIN * abs(threshold)
     true = threshold + (away if metric.higher_is_better else -away)
-    return _rows_at(metric, a, seen, threshold, min(true, (1 + threshold) / 2) if metric.bounded else true)
+    rows = _rows_at(metric, a, seen, threshold, min(true, (1 + threshold) / 2) if metric.bounded else true)
+    return None if rows is None else max(rows, _fewest_test_rows(metric, a, threshold))
 
 
 def rows_that_decide(
@@ -94,13 +117,14 @@ def rows_that_decide(
 
 # %% ../../nbs/24_poc.evaluation.ipynb #skill
 SKILL = 0.01  # chance that a model without any skill seems to have some
+MISCALIBRATED = 0.05  # calibration error that, once certain, a person has to answer for
 
 
 def _shuffles(
     n: int,  # rows
 ) -> int:
     "Shuffles that stay within seconds; the last number is the least that can show 1 %."
-    return 999 if n <= 5_000 else 199 if n <= 100_000 else 99
+    return 499 if n <= 5_000 else 199 if n <= 100_000 else 99
 
 
 def skill_p_value(
@@ -128,10 +152,11 @@ class Performance:
 
 def _beyond_promise(
     metric: Metric,
+    a: Answers,
     found: Performance,
     threshold: float,
 ) -> Verdict:
-    "The verdict on the promise, unless the model is no better than having learned nothing."
+    "The verdict on the promise, unless something speaks against a model that keeps it."
     assert found.promised is not None
     told = {**number_args(found.promised, threshold), "naive": found.naive, "p": found.skill}
     if found.verdict.state != NO_GO and found.skill is not None and found.skill > SKILL:
@@ -139,6 +164,9 @@ def _beyond_promise(
     sign = 1 if metric.higher_is_better else -1
     if found.verdict.state == GO and found.naive is not None and sign * found.promised.value <= sign * found.naive:
         return Verdict(CONDITIONAL, Message("score.performance.below-naive", told))
+    off = calibration_error(a, LEVEL) if found.verdict.state == GO and a.task != "regression" else None
+    if off and off.low > MISCALIBRATED:
+        return Verdict(CONDITIONAL, Message("score.performance.miscalibrated", number_args(off, MISCALIBRATED)))
     return found.verdict
 
 
@@ -163,7 +191,7 @@ def judge_performance(
     needed = rows_that_decide(metric, a, seen, threshold)
     verdict = judge(seen, threshold, "score.performance", metric.higher_is_better, needed)
     found = Performance(verdict, seen, naive, skill_p_value(metric, a), sufficient)
-    return replace(found, verdict=_beyond_promise(metric, found, threshold))
+    return replace(found, verdict=_beyond_promise(metric, a, found, threshold))
 
 # %% ../../nbs/24_poc.evaluation.ipynb #facts
 def _try(
@@ -248,6 +276,7 @@ def _redrawn_gain(
             found.append(metric.value(a.take(rows)) - metric.value(b.take(rows)))
         except InputError:
             continue
+    found = [f for f in found if math.isfinite(f)]
     if len(found) < draws / 2:
         return Interval(value, -math.inf, math.inf, level, "bootstrap-paired", len(a))
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])

@@ -147,7 +147,7 @@ def judge_groups(
     if found is None:
         told = {"column": column, "groups": len(groups), "left_out": left_out, "need": FEWEST}
         return Verdict(NOT_ASSESSED, Message("score.fairness.not-assessed", told), FEWEST)
-    needed = scaled_rows(found, limit) if found.low <= limit < found.high else None
+    needed = scaled_rows(found, limit, power=0.90)  # both sides of the limit have to be excluded: 0.9 twice is 0.8
     verdict = judge(found, limit, "score.fairness", False, needed, {"column": column})
     if verdict.state == GO and left_out:
         told = {**number_args(found, limit), "column": column, "left_out": left_out, "n_needed": FEWEST}

@@ -252,6 +252,12 @@ class Verification:
         "One line a finding."
         return "\n".join(f"{label(f'gate.{f.state}', lang)}: {f.message.text(lang)}" for f in self.findings)
 
+    def _repr_html_(self) -> str:
+        rows = tuple((label(f"gate.{f.state}"), f.message.text()) for f in self.findings)
+        return Table(
+            label("gate.verification"), (label("score.column.state"), label("gate.column.checked")), rows
+        ).html()
+
 
 def _found(
     state: str,
@@ -324,17 +330,28 @@ def _check_approvals(
             yield _found("wrong", "approvers", why=str(e))
 
 # %% ../../nbs/28_poc.gate.ipynb #verify
+def _recomputed(
+    ws: Workspace,
+    document: Mapping[str, Any],
+) -> Iterator[Finding]:
+    "Everything that takes reading what the evidence says."
+    frozen, score = load_frozen(ws), stage_evidence(ws, "score")
+    yield _computed_again(frozen, score, document)
+    yield from _check_files(ws, {k: v for k, v in score.inputs.items() if k not in document["evidence"]})
+    yield from _check_approvals(ws, frozen, str(document["id"]))
+
+
 def verify_decision(
     ws: Workspace,
 ) -> Verification:
     "Compute a decision again from its evidence, and follow the hashes down to the files behind it."
-    document = read_decision(ws).document
+    found: list[Finding] = []
     try:
-        frozen, score = load_frozen(ws), stage_evidence(ws, "score")
-        rule = _computed_again(frozen, score, document)
-    except (InputError, Refused) as e:
-        return Verification((_found("wrong", "unreadable", why=str(e)), *_check_files(ws, document["evidence"])))
-    listed = {**score.inputs, **document["evidence"]}
-    id = _found("fits" if document["id"] == decision_id(document) else "wrong", "id", id=str(document["id"])[:12])
-    approvals = _check_approvals(ws, frozen, str(document["id"]))
-    return Verification((id, rule, *_check_files(ws, listed), _check_ledger(ws), *approvals))
+        document = read_json(ws.decision_file)
+        fits = document["id"] == decision_id(document)
+        found.append(_found("fits" if fits else "wrong", "id", id=str(document["id"])[:12]))
+        found += [*_check_files(ws, document["evidence"]), _check_ledger(ws)]
+        found += _recomputed(ws, document)
+    except Exception as e:  # a forged file may hold anything; whatever it breaks, the answer is no
+        found.append(_found("wrong", "unreadable", why=str(e) or type(e).__name__))
+    return Verification(tuple(found))

@@ -204,6 +204,13 @@ def roc_auc(a: Answers, level: float = LEVEL) -> Interval:
     return auc(event_score(a), event(a), level)
 
 
+def _roc_auc_value(a: Answers) -> float:
+    e, score = event(a), event_score(a)
+    down, x = np.sort(score[~e]), score[e]
+    below = np.searchsorted(down, x, "left") + np.searchsorted(down, x, "right")
+    return float(below.mean() / (2 * len(down))) if len(x) and len(down) else math.nan
+
+
 def _average_precision(
     events: FloatArray,  # weight of the events, by falling score
     rows: FloatArray,  # weight of the rows
@@ -322,7 +329,7 @@ _CLASSES, _BINARY, _VALUES = ("binary", "multiclass"), ("binary",), ("regression
 METRICS = {
     m.name: m
     for m in (
-        Metric("roc_auc", _BINARY, roc_auc, ranks=True),
+        Metric("roc_auc", _BINARY, roc_auc, ranks=True, point=_roc_auc_value),
         Metric("average_precision", _BINARY, average_precision, ranks=True, point=_average_precision_value),
         Metric("accuracy", _CLASSES, accuracy),
         Metric("balanced_accuracy", _CLASSES, balanced_accuracy),

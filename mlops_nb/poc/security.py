@@ -93,7 +93,7 @@ def _cell_text(
     source = cell.get("source", "")
     shown = [o.get("text", "") for o in cell.get("outputs", [])]
     shown += [d for o in cell.get("outputs", []) for k, d in o.get("data", {}).items() if k.startswith("text/")]
-    return "\n".join("".join(t) for t in (source, *shown))
+    return "\n".join("".join(t) for t in (source, *shown) if t)
 
 
 def texts_of(

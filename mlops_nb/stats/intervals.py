@@ -110,7 +110,7 @@ def wilson_bounds(
     "Wilson's bounds around a share."
     center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, center - half), min(1.0, center + half)
+    return max(0.0, min(center - half, share)), min(1.0, max(center + half, share))
 
 
 def proportion(

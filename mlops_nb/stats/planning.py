@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -14,8 +15,8 @@ import numpy as np
 from .intervals import LEVEL, Interval, guarded_proportion, normal_quantile, t_quantile, wilson_bounds
 
 # %% auto #0
-__all__ = ['POWER', 'MOST', 'least_rows', 'share_passes', 'rows_for_share', 'auc_passes', 'rows_for_auc', 'scaled_rows',
-           'scaled_power']
+__all__ = ['POWER', 'MOST', 'least_rows', 'share_passes', 'rows_for_share', 'auc_passes', 'rows_for_auc', 'rows_for_r2',
+           'scaled_rows', 'scaled_power']
 
 # %% ../../nbs/15b_stats.planning.ipynb #least
 POWER = 0.80  # chance that the number of rows suffices
@@ -121,6 +122,21 @@ def rows_for_auc(
     start = math.ceil(least_rows(threshold, level) / min(share, 1 - share))
     return _fewest(lambda n: auc_passes(threshold, true, n, share, level) >= power, start)
 
+# %% ../../nbs/15b_stats.planning.ipynb #ratio
+def rows_for_r2(
+    threshold: float,
+    true: float,  # above or below the threshold
+    power: float = POWER,
+    level: float = LEVEL,
+) -> int | None:
+    "Rows with which a model whose R² is truly `true` is seen on its side of the threshold."
+    if threshold == true or max(threshold, true) >= 1:
+        return None
+    away = abs(math.log((1 - true) / (1 - threshold)))
+    error = 1.2 * 2 * math.sqrt(max(true, threshold, 0.04))
+    rows = (error * (normal_quantile(level) + NormalDist().inv_cdf(power)) / away) ** 2
+    return math.ceil(rows) if rows <= MOST else None
+
 # %% ../../nbs/15b_stats.planning.ipynb #scaled
 def _error_per_row(
     interval: Interval,
@@ -134,6 +150,14 @@ def _error_per_row(
     return width / normal_quantile(interval.level) * math.sqrt(interval.n)
 
 
+def _on_log_scale(
+    interval: Interval,
+) -> Interval:
+    "A positive value and its bounds as logarithms."
+    value, low, high = (math.log(v) for v in (interval.value, interval.low, interval.high))
+    return replace(interval, value=value, low=low, high=high, method="t")
+
+
 def scaled_rows(
     interval: Interval,
     threshold: float,
@@ -141,8 +165,10 @@ def scaled_rows(
     power: float = POWER,
 ) -> int | None:  # None when no reasonable number would do
     "Rows that would settle on which side of `threshold` a truth at `distance` from it lies."
-    error = _error_per_row(interval, threshold)
     away = abs(interval.value - threshold) if distance is None else distance
+    if interval.method == "log-t" and min(interval.low, threshold) > 0:
+        return scaled_rows(_on_log_scale(interval), math.log(threshold), math.log1p(away / threshold), power)
+    error = _error_per_row(interval, threshold)
     if not math.isfinite(error) or not away:
         return None
     z = normal_quantile(interval.level) if error else 0.0
