@@ -14,7 +14,7 @@ from ..core.facts import Fact
 from ..core.messages import Message, catalogue
 from .figures import Dot, figure, interval_svg, line_of, series_svg
 from .material import Material
-from .page import Piece, Writer, bullets, code, fact_table, section, state_tone, table
+from .page import DASH, Piece, Writer, bullets, code, fact_table, section, state_tone, table
 from .sections import front
 
 # %% auto #0
@@ -83,7 +83,6 @@ def verdict(
     state = said if said in _WORST else next((s for s in _WORST if s in states), "not-assessed")
     bases = {str(w.get("basis") or "measured") for w in windows_of(m)}
     basis = next((b for b in ("simulated", "assumed") if b in bases), "measured")
-    state = "drift" if state == "alert" else state
     return Fact("verdict.drift", state, state=state, basis=basis, source=m.source("evidence/monitor.json"))
 
 
@@ -133,12 +132,15 @@ def _diagnosis_rows(
     rows: list[tuple[str, ...]] = []
     for n, entry in enumerate(entries):
         place = f"{window['name']}.{n}"
-        cause = _sentence(w, entry.get("reason") or entry.get("cause"), f"cause.{place}", m, window, "cause")
+        said = _sentence(w, entry.get("reason"), f"cause.{place}", m, window, "cause")
+        cause = Markup("<strong>{}</strong> {}").format(
+            _sentence(w, entry.get("cause"), place, m, window, "cause"), said if entry.get("reason") else ""
+        )
         action = _sentence(w, entry.get("action"), f"action.{place}", m, window, "action")
         ruled = [
             _sentence(w, r, f"ruled.{place}.{k}", m, window, "cause") for k, r in enumerate(entry.get("ruled_out", ()))
         ]
-        where = entry.get("column") or ", ".join(map(str, entry.get("columns", ())))
+        where = ", ".join(map(str, entry.get("columns") or [entry.get("column") or ""]))
         rows.append(
             (str(window["name"]), code(where) if where else "–", cause, action, bullets(ruled) if ruled else "–")
         )
@@ -153,7 +155,9 @@ def diagnosis_section(
     rows = [row for window in windows_of(m) for row in _diagnosis_rows(m, w, window)]
     header = tuple(w.label(k) for k in ("word.window", "word.column", "drift.cause", "drift.action", "drift.ruled_out"))
     return section(
-        w, "diagnosis", table(w, w.label("drift.diagnosis.caption"), header, rows, w.text("drift.no_diagnosis"))
+        w,
+        "diagnosis",
+        table(w, w.label("drift.diagnosis.caption"), header, rows, w.text("drift.no_diagnosis"), quiet=True),
     )
 
 # %% ../../nbs/76a_reporting.drift.ipynb #window-list
@@ -162,19 +166,21 @@ def _rows_of(
     window: Mapping[str, Any],
 ) -> Fact:
     "Rows of a window."
-    rows = window.get("rows", window.get("n", _drift_of(window).get("rows_current")))
-    return _fact_of(m, window, f"window.rows/{window['name']}", rows if isinstance(rows, int) else None, "1")
+    measured = m.fact(f"window.rows/{window['name']}")
+    rows = window.get("rows", _drift_of(window).get("rows_current"))
+    return measured or _fact_of(m, window, f"window.rows/{window['name']}", rows, "rows")
 
 
 def realised_facts(
     m: Material,
 ) -> tuple[Fact, ...]:
-    "The first realised metric the monitor gives for every window, in their order."
+    "The promised metric as realised in each window whose outcomes are known, in their order."
     names = [str(w["name"]) for w in windows_of(m)]
-    facts = [f for f in m.facts(stages=("monitor",)) if f.qualifier in names and f.low is not None and f.unit == ""]
-    keys = [f.key for f in facts]
+    facts = [f for f in m.facts("window.", stages=("monitor",)) if f.qualifier in names and f.low is not None]
+    promised = [f for f in facts if f.threshold is not None] or facts
+    keys = [f.key for f in promised]
     best = max(dict.fromkeys(keys), key=keys.count, default="")
-    return tuple(sorted((f for f in facts if f.key == best), key=lambda f: names.index(f.qualifier)))
+    return tuple(sorted((f for f in promised if f.key == best), key=lambda f: names.index(f.qualifier)))
 
 
 def windows_section(
@@ -186,12 +192,11 @@ def windows_section(
     title = w.label(next(iter(realised.values())).key) if realised else w.label("drift.realised")
     header = (
         w.label("word.window"),
-        ">" + w.label("fact.window.rows"),
+        ">" + w.label("word.size"),
         w.label("word.basis"),
         w.label("drift.changes"),
         w.label("drift.drifted"),
         f">{title}",
-        f">{w.label('word.interval')}",
         w.label("word.state"),
     )
     rows = [_window_row(m, w, x, realised.get(str(x["name"]))) for x in windows_of(m)]
@@ -214,14 +219,14 @@ def _window_row(
     drifted = [str(f["name"]) for f in _drift_of(window).get("features", ()) if f.get("state") == "drift"]
     names = Markup(", ").join(code(d) for d in drifted[:4]) + (Markup(" …") if len(drifted) > 4 else Markup(""))
     changed = [_change_words(w, c) for c in window.get("changes", ())]
-    shown = (w.fact(realised), w.fact(realised, "interval")) if realised else ("–", "–")
+    shown = Markup("{}<small>{}</small>").format(w.fact(realised), w.fact(realised, "interval")) if realised else DASH
     return (
         str(window["name"]),
         w.fact(rows),
         w.fact(rows, "basis"),
-        ", ".join(changed) or "–",
-        names or "–",
-        *shown,
+        ", ".join(changed) or DASH,
+        names or DASH,
+        shown,
         w.state(_state_of(m, window)),
     )
 
@@ -394,35 +399,69 @@ def _left_out(
     more = _fact_of(m, window, f"window.columns_left_out/{window['name']}", len(features) - len(shown), "1")
     return Markup("<p>{}</p>").format(w.text("drift.left_out", columns=w.fact(more), file=str(window["file"])))
 
-# %% ../../nbs/76a_reporting.drift.ipynb #layers
-def _layer(
-    m: Material,
-    layer: str,
-    prefixes: Sequence[str],
-) -> Piece:
-    "The monitor's facts of one layer."
-    w = Writer(m.lang)
-    facts = [f for f in m.facts(stages=("monitor",)) if f.id.startswith(tuple(prefixes))]
-    return section(w, f"layer-{layer}", fact_table(w, w.label(f"drift.{layer}.caption"), facts[:80]))
-
-
-_BUSINESS = ("business.", "kpi.", "window.kpi", "window.value", "window.actions", "window.hits")
+# %% ../../nbs/76a_reporting.drift.ipynb #model-layer
+_MOST_WINDOWS = 6
+_OWN_TABLES = ("window.state", "window.rows", "window.drifted", "window.columns")
 
 
 def model_section(
     m: Material,
 ) -> Piece:
-    "What the model answered and how right it was."
-    data = ("window.state", "window.rows", "window.drift", "window.columns", *_BUSINESS)
-    kept = {f.id.partition("/")[0] for f in m.facts(stages=("monitor",)) if not f.id.startswith(data)}
-    return _layer(m, "model", sorted(kept) or ["window.none"])
+    "What the model answered and how right it was: one row a measure, one column a window."
+    w = Writer(m.lang)
+    names = [str(x["name"]) for x in windows_of(m)][-_MOST_WINDOWS:]
+    facts = [
+        f for f in m.facts("window.", stages=("monitor",)) if not f.id.startswith(_OWN_TABLES) and f.qualifier in names
+    ]
+    by = {(f.key, f.qualifier): f for f in facts}
+    rows = [
+        (w.label(key), *(_value_and_interval(w, by.get((key, n))) for n in names))
+        for key in dict.fromkeys(f.key for f in facts)
+    ]
+    header = (w.label("word.measure"), *(f">{n}" for n in names))
+    basis = next((f for f in facts if f.basis != "measured"), None)
+    told = Markup('<p class="note">{}: {}</p>').format(w.label("word.basis"), w.fact(basis, "basis")) if basis else ""
+    return section(w, "layer-model", table(w, w.label("drift.model.caption"), header, rows, quiet=True), told)
+
+
+def _value_and_interval(
+    w: Writer,
+    fact: Fact | None,
+) -> Markup:
+    "A value over its interval."
+    if fact is None or fact.value is None:
+        return DASH
+    span = (
+        Markup("<small>{}</small>").format(w.fact(fact, "interval"))
+        if fact.low is not None or fact.high is not None
+        else ""
+    )
+    return Markup("{}{}").format(w.fact(fact), span)
+
+# %% ../../nbs/76a_reporting.drift.ipynb #business-layer
+_COUNTS = ("rows", "actions", "hits")
 
 
 def business_section(
     m: Material,
 ) -> Piece:
-    "The indicator the model is to move."
-    return _layer(m, "business", _BUSINESS)
+    "What the answers led to: units acted upon, and how many of them with reason."
+    w = Writer(m.lang)
+    rows = []
+    for window in windows_of(m):
+        known: Mapping[str, Any] = window.get("counts") or {}
+        facts = [_fact_of(m, window, f"business.{k}/{window['name']}", known[k], "1") for k in _COUNTS if k in known]
+        if facts:
+            rows.append((str(window["name"]), *map(w.fact, facts), w.fact(facts[0], "basis")))
+    kpi = str(m.charter.get("business", {}).get("kpi") or "")
+    said = Markup("<p>{}</p>").format(w.text("drift.kpi", name=kpi)) if kpi else ""
+    header = (w.label("word.window"), *(f">{w.label(f'fact.business.{k}')}" for k in _COUNTS), w.label("word.basis"))
+    return section(
+        w,
+        "layer-business",
+        said,
+        table(w, w.label("drift.business.caption"), header, rows, w.text("drift.no_counts"), quiet=True),
+    )
 
 # %% ../../nbs/76a_reporting.drift.ipynb #rules
 _RULES = {"alpha": "", "floor": "", "visible": "", "rows_reference": "rows"}
@@ -456,4 +495,4 @@ def rules_section(
     ]
     header = tuple(w.label(f"ledger.{k}") for k in ("time", "event", "subject", "actor"))
     history = table(w, w.label("drift.alerts"), header, alerts[-20:], w.text("drift.no_alert"))
-    return section(w, "rules", fact_table(w, w.label("section.rules"), _rule_facts(m), columns=()), history)
+    return section(w, "rules", fact_table(w, w.label("section.rules"), _rule_facts(m), columns=(), quiet=True), history)

@@ -116,6 +116,7 @@ def make_frame(
     heading: Heading,
     pieces: Sequence[Mapping[str, Any]],  # JSON forms
     facts: Sequence[Mapping[str, Any]],  # JSON forms
+    notebook: str = "",  # SHA-256 of the executed notebook
     sealed: bool = True,  # Whether there will be a root and a manifest
 ) -> Frame:
     "The frame of a page, with its two gaps for the root and the manifest."
@@ -126,7 +127,7 @@ def make_frame(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="generator" content="mlops_nb">\n'
         '<meta http-equiv="Content-Security-Policy" content="{}">\n<style>\n{}</style>\n'
     ).format(_POLICY, Markup(style))
-    bottom = _bottom(heading, facts) if sealed else "</main>\n</div>\n"
+    bottom = _bottom(heading, facts, notebook) if sealed else "</main>\n</div>\n"
     return Frame(lang, f"{kind} · {heading.name}", str(head), str(_top(heading, kind, pieces)), bottom)
 
 
@@ -169,12 +170,19 @@ def _running_foot(
 def _bottom(
     heading: Heading,
     facts: Sequence[Mapping[str, Any]],
+    notebook: str,
 ) -> str:
     "The foot of a page: its root, how to verify it, its facts and its manifest as data."
     html = Markup(
-        '</main>\n</div>\n<footer><div><p>{root}<br><code id="root">{gap}</code></p>\n<p>{verify} <code>mlops-nb verify {kind}.html</code></p></div></footer>\n'
+        '</main>\n</div>\n<footer><div><p>{root}<br><code id="root">{gap}</code></p>\n<p>{verify} <code>mlops-nb verify {kind}.html</code></p>\n'
+        '<p>{made_by} <a href="{kind}.ipynb">{kind}.ipynb</a> <code>{notebook}</code></p></div></footer>\n'
     ).format(
-        root=text("page.root", heading.lang), gap=ROOT_GAP, verify=text("page.verify", heading.lang), kind=heading.kind
+        made_by=text("page.notebook", heading.lang),
+        notebook=notebook,
+        root=text("page.root", heading.lang),
+        gap=ROOT_GAP,
+        verify=text("page.verify", heading.lang),
+        kind=heading.kind,
     )
     blocks = (
         data_block("facts", script_json({"v": 1, "facts": list(facts)})) + "\n" + data_block("manifest", MANIFEST_GAP)

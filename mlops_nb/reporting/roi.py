@@ -19,7 +19,7 @@ from .sections import front
 
 # %% auto #0
 __all__ = ['TERMS', 'verdict', 'first_screen', 'reasons', 'headline_facts', 'return_section', 'projection_section', 'error_rates',
-           'costs_section', 'months_section', 'sensitivity_section']
+           'costs_section', 'months_section', 'sensitivity_section', 'next_section']
 
 # %% ../../nbs/76_reporting.roi.ipynb #first-screen
 TERMS = ("roi", "interval", "basis", "ledger", "root")
@@ -246,3 +246,16 @@ def _break_even(
     source = m.source("evidence/value.json")
     facts = [Fact(f"breakeven.{k}", v, units.get(k, ""), basis="assumed", source=source) for k, v in points.items()]
     return fact_table(w, w.label("sensitivity.break_even"), facts, columns=()) if facts else Markup("")
+
+# %% ../../nbs/76_reporting.roi.ipynb #next
+def next_section(
+    m: Material,
+) -> Piece:
+    "What one more month of observation would cost and bring, and how many would settle it."
+    w = Writer(m.lang)
+    waiting: Mapping[str, Any] = _data(m).get("waiting") or {}
+    source, basis = m.source("evidence/value.json"), str(_data(m).get("basis", "measured"))
+    facts = [_money(m, f"roi.waiting_{k}", waiting[k]) for k in ("gain", "price") if k in waiting]
+    if "months_to_decide" in waiting:
+        facts.append(Fact("roi.months_to_decide", waiting["months_to_decide"], "months", basis=basis, source=source))
+    return section(w, "next", fact_table(w, w.label("section.next"), facts, columns=("basis",), quiet=True))

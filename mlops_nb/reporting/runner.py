@@ -107,15 +107,14 @@ def _compose(
     "Render and seal; raises `MlopsError` when the page would ask for anything from outside."
     shown = facts_of(notebook)
     facts: dict[str, Any] = {"v": 1, "facts": list(shown)}
-    frame = make_frame(
-        Heading(parameters["lang"], kind, name, parameters["as_of"]), [p for _, p in pieces_of(notebook)], shown
-    )
+    stored = sha256_bytes(notebook_bytes(notebook))
+    heading = Heading(parameters["lang"], kind, name, parameters["as_of"])
+    frame = make_frame(heading, [p for _, p in pieces_of(notebook)], shown, stored)
     html = _renderer(settings)(_node(notebook), frame)
     outside = outside_references(html)
     if outside:
         raise MlopsError(f"the page is not self-contained: {outside[0]}", where=f"{kind}.html")
     material = output_json(notebook, MATERIAL_MIME)
-    stored = sha256_bytes(notebook_bytes(notebook))
     return seal(html, _manifest(kind, parameters, {**material, "name": name}, facts, html, stored, previous)), facts
 
 
@@ -186,14 +185,14 @@ def _publish_failed(
     "Publish the FAILED page with the notebook as far as it got."
     name = charter_name(ws)
     notebook, facts = _failed_notebook(kind, parameters["lang"], name, error), {"v": 1, "facts": []}
-    frame = make_frame(Heading(parameters["lang"], kind, name, parameters["as_of"]), [], [])
+    stored = notebook_bytes(tidy(error.notebook))
+    frame = make_frame(Heading(parameters["lang"], kind, name, parameters["as_of"]), [], [], sha256_bytes(stored))
     html, record = render_page(_node(notebook), frame), read_record(ws)
     material = {
         "name": name,
         "inputs": ws.sources(*input_files(ws, kind)),
         "ledger": {"head": record.head, "seq": record.seq, "fault": record.fault},
     }
-    stored = notebook_bytes(tidy(error.notebook))
     manifest = _manifest(kind, parameters, material, facts, html, sha256_bytes(stored), None)
     sealed = seal(html, {**manifest, "state": "failed", "failure": {"cell": error.cell, "what": error.what}})
     return publish(ws, kind, sealed, stored, facts)

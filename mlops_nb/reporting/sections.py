@@ -65,6 +65,8 @@ def _cautions(
         found.append(w.text("front.simulated"))
     elif any(f.basis == "assumed" for f in m.facts()) and m.kind == "roi":
         found.append(w.text("front.assumed"))
+    if m.kind != "audit" and _alias(m, bundle_of(m)) == "staging":
+        found.append(w.text("front.staging"))
     if m.record.fault:
         found.append(w.text("front.ledger_broken", fault=m.record.fault))
     elif not m.record.seq:
@@ -91,7 +93,7 @@ def _identity(
     return pairs(
         (
             (w.label("front.model"), Markup("{} {}").format(problem.get("name", m.ws.root.name), short_hash(bundle))),
-            (w.label("front.stage"), _stage(m, w, bundle)),
+            (w.label("front.stage"), w.label(f"alias.{_alias(m, bundle)}")),
             (w.label("front.owner"), problem.get("owner") or unsaid),
             (w.label("front.risk"), w.label(f"risk.{problem.get('risk', 'none')}")),
             (w.label("front.use"), problem.get("intended_use") or problem.get("statement") or unsaid),
@@ -100,14 +102,13 @@ def _identity(
     )
 
 
-def _stage(
+def _alias(
     m: Material,
-    w: Writer,
     bundle: str,
 ) -> str:
     "Where the model stands, as the ledger says."
     moves = [e.data for e in m.record.entries if e.event == "version.moved" and e.subject == bundle]
-    return w.label(f"alias.{moves[-1].get('to', 'none')}") if moves else w.label("alias.none")
+    return str(moves[-1].get("to", "none")) if moves else "none"
 
 # %% ../../nbs/74_reporting.sections.ipynb #front
 def front(
