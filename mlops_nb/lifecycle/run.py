@@ -17,14 +17,15 @@ from filelock import FileLock, Timeout
 
 from ..charter import load_frozen
 from ..core.errors import InputError
+from ..core.facts import Fact
 from ..core.files import read_json, write_json
-from ..core.workspace import Workspace, stage_evidence
+from ..core.workspace import Workspace, evidence_of, stage_evidence
 from ..ledger import Ledger
 from .pipeline import data_file, dvc, init_pipeline, reproduce, stale_stages
 from .stages import AFTER_DECISION, BEFORE_DECISION, STAGES, Stage, check_charter, record_stage
 
 # %% auto #0
-__all__ = ['Listener', 'POSITIVE', 'Step', 'step_file', 'Outcome', 'report_language', 'run_lifecycle']
+__all__ = ['Listener', 'POSITIVE', 'Step', 'step_file', 'Outcome', 'key_figures', 'report_language', 'run_lifecycle']
 
 # %% ../../nbs/83_lifecycle.run.ipynb #progress
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Outcome:
     reasons: tuple[dict[str, Any], ...]  # messages as JSON
     reports: dict[str, Path] = field(default_factory=dict)  # kind to HTML page
     index: Path | None = None
+    figures: tuple[Fact, ...] = ()  # the key figures
     seconds: float = 0.0
 
     @property
@@ -169,6 +171,16 @@ def _report(
         pages[kind] = page
     return pages
 
+# %% ../../nbs/83_lifecycle.run.ipynb #figures
+def key_figures(
+    ws: Workspace,
+) -> tuple[Fact, ...]:  # The promised figures, and the monthly net value
+    "What a person wants to see first."
+    evidence = evidence_of(ws, ("score", "value"))
+    promised = tuple(f for f in evidence["score"].facts if f.threshold is not None and f.value is not None)
+    net = tuple(f for f in evidence["value"].facts if f.id == "roi.net_monthly") if "value" in evidence else ()
+    return promised + net
+
 # %% ../../nbs/83_lifecycle.run.ipynb #lock
 @contextmanager
 def _alone(
@@ -226,4 +238,5 @@ def run_lifecycle(
             kinds = ("audit", "drift", "roi")
         pages = _report(ws, kinds, report_language(ws, lang), listen)
         index = write_index(ws)
-    return Outcome(decision["decision"], tuple(decision["reasons"]), pages, index, time.monotonic() - began)
+        figures = key_figures(ws)
+    return Outcome(decision["decision"], tuple(decision["reasons"]), pages, index, figures, time.monotonic() - began)
