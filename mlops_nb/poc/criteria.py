@@ -15,7 +15,18 @@ from ..core.facts import Fact
 from ..core.messages import Message
 from ..core.workspace import Evidence
 from .evaluation import judge_stability
-from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, Criterion, Verdict, judge, judge_band, together
+from mlops_nb.poc.verdict import (
+    CONDITIONAL,
+    GO,
+    NO_GO,
+    NOT_ASSESSED,
+    STATES,
+    Criterion,
+    Verdict,
+    judge,
+    judge_band,
+    together,
+)
 from ..stats.intervals import Interval, to_fact
 from ..stats.planning import least_rows
 
@@ -173,6 +184,7 @@ def data_quality(
     verdict = together(v for _, v in parts)
     if verdict.state == GO:
         verdict = Verdict(GO, Message("score.data_quality.go", {"completeness": parts[0][0].value}))
+    parts.sort(key=lambda part: -STATES.index(part[1].state))
     return scored("data_quality", charter, verdict, (replace(f, state=v.state) for f, v in parts), _named(evidence))
 
 # %% ../../nbs/26a_poc.criteria.ipynb #reproducibility

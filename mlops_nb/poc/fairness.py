@@ -21,7 +21,7 @@ from ..core.facts import Fact
 from ..core.messages import Message
 from .evaluation import counted_rows
 from .metrics import Answers, Metric
-from .verdict import CONDITIONAL, GO, NOT_ASSESSED, Verdict, judge, number_args, together
+from .verdict import CONDITIONAL, GO, NOT_ASSESSED, STATES, Verdict, judge, number_args, together
 from ..stats.intervals import LEVEL, Interval, difference, to_fact
 from ..stats.planning import scaled_rows
 
@@ -203,6 +203,7 @@ def judge_fairness(
     measured = {c: measure_groups(metric, a, labels, len(columns)) for c, labels in columns.items()}
     verdicts = {c: judge_groups(groups, limit, c) for c, groups in measured.items()}
     promised = [_gap_fact(metric, g, c, limit, verdicts[c].state) for c, g in measured.items()]
+    promised.sort(key=lambda f: -STATES.index(f.state))
     groups = [f for c, g in measured.items() for f in _group_facts(metric, g, c)]
     beside: list[Fact] = []
     for other in (m for m in reported if m.name != metric.name):

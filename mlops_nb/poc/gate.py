@@ -249,8 +249,11 @@ class Verification:
         self,
         lang: str = "en",
     ) -> str:
-        "One line a finding."
-        return "\n".join(f"{label(f'gate.{f.state}', lang)}: {f.message.text(lang)}" for f in self.findings)
+        "One line a finding; files that fit are counted."
+        files = [f for f in self.findings if f.message.key == "gate.verify.file"]
+        told = [f for f in self.findings if f not in files]
+        summed = [_found("fits", "files", n=len(files))] if files else []
+        return "\n".join(f"{label(f'gate.{f.state}', lang)}: {f.message.text(lang)}" for f in (*told, *summed))
 
     def _repr_html_(self) -> str:
         rows = tuple((label(f"gate.{f.state}"), f.message.text()) for f in self.findings)
