@@ -26,11 +26,7 @@ __all__ = ['App', 'pass_on', 'known_status', 'replay', 'create_app']
 class App:
     "Hot routes by hand, the others by FastAPI."
 
-    def __init__(
-        self,
-        engine: Engine,
-        bundles: Sequence[str | Path],
-    ) -> None:
+    def __init__(self, engine: Engine, bundles: Sequence[str | Path]) -> None:
         self.engine, self._bundles, self.control = engine, bundles, make_control(engine)
         self._starting = asyncio.Lock()
         self._started = False
@@ -48,12 +44,7 @@ class App:
         if self._started:
             await self.engine.stop()
 
-    async def __call__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         "ASGI."
         if scope["type"] == "lifespan":
             return await self._lifespan(receive, send)
@@ -71,11 +62,7 @@ class App:
                 return await handle(self.engine, "infer", _infer_of(*named), scope, receive, send)
         await pass_on(self, scope, receive, send)
 
-    async def _lifespan(
-        self,
-        receive: Receive,
-        send: Send,
-    ) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             await self.start()

@@ -149,19 +149,12 @@ class TableWriter(Protocol):
 class _CsvWriter:
     "Tables as CSV."
 
-    def __init__(
-        self,
-        path: Path,
-        schema: pa.Schema,
-    ) -> None:
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._file = path.open("w", newline="", encoding="utf-8")
         self._rows = csv.DictWriter(self._file, schema.names)
         self._rows.writeheader()
 
-    def write_table(
-        self,
-        table: pa.Table,
-    ) -> None:
+    def write_table(self, table: pa.Table) -> None:
         self._rows.writerows(table.to_pylist())
 
     def close(self) -> None:

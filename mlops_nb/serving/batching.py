@@ -21,8 +21,8 @@ from .cost import CostModel
 
 # %% auto #0
 __all__ = ['Run', 'Finished', 'OnBatch', 'Shed', 'ModelFault', 'Part', 'Sliceable', 'Job', 'Piece', 'count', 'Outcome', 'attempt',
-           'halves', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'deliver', 'Executor', 'timed', 'wait_s',
-           'Batcher', 'model_fault', 'tally']
+           'halves', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'deliver', 'Executor', 'timed', 'Admission',
+           'Sweeper', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #errors
 class Shed(MlopsError):
@@ -168,11 +168,7 @@ def halves(
 class Lane:
     "One thread that runs batches and hands their results back to the loop."
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        name: str,
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
         self._inbox: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -218,8 +214,7 @@ class Counts:
     busy_s: float = 0.0
     failed_rows: int = 0
     shed_rows: int = 0  # refused on arrival
-    timeouts: int = 0
-    threads_replaced: int = 0
+    timeouts: int = 0  # batches given up, each with its thread
 
 # %% ../../nbs/41_serving.batching.ipynb #queue
 class Queue:
@@ -229,10 +224,7 @@ class Queue:
         self._jobs: deque[Job] = deque()
         self.rows = 0
 
-    def push(
-        self,
-        job: Job,
-    ) -> None:
+    def push(self, job: Job) -> None:
         "Add a job at the end."
         self._jobs.append(job)
         self.rows += job.n - job.taken
@@ -263,10 +255,7 @@ class Queue:
                 self.push(job)
         return pieces
 
-    def sweep(
-        self,
-        now: float,
-    ) -> None:
+    def sweep(self, now: float) -> None:
         "Answer those that expired, and forget those whose callers left."
         self._jobs = deque(j for j in self._jobs if not is_gone(j, now))
         self.rows = sum(j.n - j.taken for j in self._jobs)
@@ -329,18 +318,15 @@ class Executor:
         limits: Limits,
         finished: Finished,  # Pieces, outcomes and seconds
         name: str,
+        counts: Counts,
     ) -> None:
-        self._run, self._limits, self._finished, self._name = run, limits, finished, name
+        self._run, self._limits, self._finished, self._name, self._counts = run, limits, finished, name, counts
         self._lane: Lane | None = None
         self._ticket = 0
         self.started = 0.0
         self.running: list[Piece] | None = None
 
-    def start(
-        self,
-        pieces: list[Piece],
-        expected_s: float,
-    ) -> None:
+    def start(self, pieces: list[Piece], expected_s: float) -> None:
         "Run a batch; nothing else may be running."
         self.running, self.started = pieces, time.monotonic()
         self._ticket += 1
@@ -352,23 +338,19 @@ class Executor:
         ticket = self._ticket
         self._lane.post(lambda: timed(self._run, pieces), lambda result: self._end(ticket, result))
 
-    def _end(
-        self,
-        ticket: int,
-        result: tuple[list[Outcome], float],
-    ) -> None:
+    def _end(self, ticket: int, result: tuple[list[Outcome], float]) -> None:
         if ticket == self._ticket and self.running is not None:
             pieces, self.running = self.running, None
             self._finished(pieces, *result)
 
-    def give_up(self) -> bool:  # Whether there was a thread to abandon
-        "Abandon the thread and fail its batch; the next batch gets a new one."
-        if self._lane is None or self.running is None:
-            return False
+    def expire(self, now: float) -> None:
+        "Abandon the thread when its batch takes too long; the next batch gets a new one."
+        if self._lane is None or self.running is None or now - self.started <= self._limits.timeout_s:
+            return
         self.stop()
+        self._counts.timeouts += 1
         fault = Outcome(count(self.running), None, ModelFault("the batch ran out of time", "timeout"))
-        self._end(self._ticket, ([fault], time.monotonic() - self.started))
-        return True
+        self._end(self._ticket, ([fault], now - self.started))
 
     def stop(self) -> None:
         "Let the thread end."
@@ -387,25 +369,52 @@ def timed(
     return outcomes, time.perf_counter() - start
 
 # %% ../../nbs/41_serving.batching.ipynb #admission
-def wait_s(
-    cost: CostModel,
-    limit: int,  # Rows of a full batch
-    waiting: int,  # Rows that wait
-    executor: Executor,
-) -> float:
-    "Seconds until the rows that wait are answered."
-    if not waiting and executor.running is None:
-        return 0.0
-    full, rest = divmod(waiting, limit)
-    wait = full * cost.seconds(limit) + (cost.seconds(rest) if rest else 0.0)
-    if executor.running is not None:
-        wait += max(0.0, cost.seconds(count(executor.running)) - (time.monotonic() - executor.started))
-    return wait
+class Admission:
+    "Knows what waits, and who can still be answered in time."
+
+    def __init__(self, cost: CostModel, limits: Limits, queue: Queue, executor: Executor, counts: Counts) -> None:
+        self._cost, self._limits, self._queue, self._executor, self._counts = cost, limits, queue, executor, counts
+
+    def backlog_s(self) -> float:
+        "Seconds of work that wait, the running batch included."
+        cost, running = self._cost, self._executor.running
+        if not self._queue.rows and running is None:
+            return 0.0
+        full, rest = divmod(self._queue.rows, self._limits.batch_rows)
+        wait = full * cost.seconds(self._limits.batch_rows) + (cost.seconds(rest) if rest else 0.0)
+        if running is not None:
+            wait += max(0.0, cost.seconds(count(running)) - (time.monotonic() - self._executor.started))
+        return wait
+
+    def check(self, n: int, now: float, deadline: float) -> None:
+        "Raise `Shed` when `n` more rows cannot be answered by `deadline`, or too much waits already."
+        backlog, own = self.backlog_s(), self._cost.seconds(n)
+        if now + backlog + own > deadline or backlog > self._limits.queue_s:
+            self._counts.shed_rows += n
+            raise Shed("overload", backlog + own)
+
+# %% ../../nbs/41_serving.batching.ipynb #sweeper
+class Sweeper:
+    "Calls back every so often, for as long as the callback says so."
+
+    def __init__(self, period_s: float, tick: Callable[[], bool]) -> None:
+        self._period_s, self._tick, self._pending = period_s, tick, False
+
+    def start(self) -> None:
+        "Begin, unless it is under way."
+        if not self._pending:
+            self._pending = True
+            asyncio.get_running_loop().call_later(self._period_s, self._sweep)
+
+    def _sweep(self) -> None:
+        self._pending = False
+        if self._tick():
+            self.start()
+
+# %% ../../nbs/41_serving.batching.ipynb #on-batch
+OnBatch = Callable[[list[Outcome], float, Exception | None], None]  # outcomes, seconds, the model's fault
 
 # %% ../../nbs/41_serving.batching.ipynb #batcher
-OnBatch = Callable[[list[Outcome], float, Exception | None], None]
-
-
 class Batcher:
     "Runs what waits, together; the guarantees stand at the top of the module."
 
@@ -416,19 +425,14 @@ class Batcher:
         limits: Limits | None = None,
         *,
         name: str = "model",
-        on_batch: OnBatch | None = None,  # Hears outcomes, seconds and the model's fault of every batch
+        on_batch: OnBatch | None = None,  # Hears of every batch
     ) -> None:
         self.cost, self.limits, self.counts = cost, limits or Limits(), Counts()
         self._queue, self._on_batch = Queue(), on_batch
-        self._executor = Executor(run, self.limits, self._finished, name)
-        self._scheduled = self._sweeping = self._closing = False
-
-    def backlog_s(
-        self,
-        rows: int = 0,  # Rows that would come on top
-    ) -> float:
-        "Seconds of work that wait."
-        return wait_s(self.cost, self.limits.batch_rows, self._queue.rows + rows, self._executor)
+        self._executor = Executor(run, self.limits, self._finished, name, self.counts)
+        self._admission = Admission(cost, self.limits, self._queue, self._executor, self.counts)
+        self.backlog_s = self._admission.backlog_s
+        self._sweeper, self._scheduled, self._closing = Sweeper(self.limits.sweep_s, self._tick), False, False
 
     def submit(
         self,
@@ -437,20 +441,16 @@ class Batcher:
         deadline: float,  # On the clock of `time.monotonic`
     ) -> Job:  # Await `job.future` for its parts
         "Queue rows; raises `Shed` when they cannot be answered by `deadline`."
-        now, backlog, own = time.monotonic(), self.backlog_s(), self.cost.seconds(n)
-        if self._closing or now + backlog + own > deadline or backlog > self.limits.queue_s:
-            self.counts.shed_rows += n
-            raise Shed("closing" if self._closing else "overload", backlog + own)
-        loop = asyncio.get_running_loop()
+        if self._closing:
+            raise Shed("closing", 1.0)
+        now, loop = time.monotonic(), asyncio.get_running_loop()
+        self._admission.check(n, now, deadline)
         job = Job(rows, n, deadline, loop.create_future(), now)
         self._queue.push(job)
         self._schedule(loop)
         return job
 
-    def _schedule(
-        self,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._scheduled and self._executor.running is None:
             self._scheduled = True
             loop.call_soon(self._drain)
@@ -459,36 +459,21 @@ class Batcher:
         self._scheduled = False
         if pieces := self._queue.take(self.cost, self.limits.batch_rows, time.monotonic()):
             self._executor.start(pieces, self.cost.seconds(count(pieces)))
-            self._watch()
+            self._sweeper.start()
 
-    def _finished(
-        self,
-        pieces: list[Piece],
-        outcomes: list[Outcome],
-        seconds: float,
-    ) -> None:
-        rows, fault = count(pieces), model_fault(outcomes)
-        if len(outcomes) == 1 and not fault:
-            self.cost.update(rows, seconds)
-        tally(self.counts, rows, outcomes, seconds)
+    def _finished(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
+        fault = learn(self.cost, self.counts, outcomes, seconds)
         if self._on_batch:
             self._on_batch(outcomes, seconds, fault)
         deliver(pieces, outcomes)
         if self._queue.rows:
             self._schedule(asyncio.get_running_loop())
 
-    def _watch(self) -> None:
-        if self._executor.running is not None and not self._sweeping:
-            self._sweeping = True
-            asyncio.get_running_loop().call_later(self.limits.sweep_s, self._sweep)
-
-    def _sweep(self) -> None:
-        self._sweeping, now = False, time.monotonic()
+    def _tick(self) -> bool:
+        now = time.monotonic()
         self._queue.sweep(now)
-        if self._executor.running is not None and now - self._executor.started > self.limits.timeout_s:
-            self.counts.timeouts += 1
-            self.counts.threads_replaced += self._executor.give_up()
-        self._watch()
+        self._executor.expire(now)
+        return self._executor.running is not None
 
     async def close(self) -> None:
         "Take nothing more, finish what was taken."
@@ -508,14 +493,18 @@ def model_fault(
     return outcomes[0].error
 
 
-def tally(
+def learn(
+    cost: CostModel,
     counts: Counts,
-    rows: int,
     outcomes: Sequence[Outcome],
     seconds: float,
-) -> None:
-    "Add one batch to the counts."
+) -> Exception | None:  # The model's fault
+    "Add one batch to the counts and, when nothing disturbed it, to the cost model."
+    rows, fault = sum(o.rows for o in outcomes), model_fault(outcomes)
+    if len(outcomes) == 1 and not fault:
+        cost.update(rows, seconds)
     counts.batches += 1
     counts.rows += rows
     counts.busy_s += seconds
     counts.failed_rows += sum(o.rows for o in outcomes if o.error)
+    return fault

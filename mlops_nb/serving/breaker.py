@@ -29,12 +29,7 @@ class Tolerance:
 class Breaker:
     "Closed, open, or half-open with one trial on its way."
 
-    def __init__(
-        self,
-        tolerance: Tolerance | None = None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, tolerance: Tolerance | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.tolerance, self._clock = tolerance or Tolerance(), clock
         self._recent: deque[tuple[float, bool]] = deque(maxlen=self.tolerance.batches)
         self._blocked_until: float | None = None
@@ -72,27 +67,17 @@ class Breaker:
         if bad and self._too_bad(now):
             self._open(now)
 
-    def _settle(
-        self,
-        now: float,
-        bad: bool,
-    ) -> None:
+    def _settle(self, now: float, bad: bool) -> None:
         self._recent.clear()
         if bad:
             self._blocked_until = now + self.tolerance.pause_s
         else:
             self._blocked_until = None
 
-    def _too_bad(
-        self,
-        now: float,
-    ) -> bool:
+    def _too_bad(self, now: float) -> bool:
         recent = [bad for t, bad in self._recent if now - t <= self.tolerance.age_s]
         return len(recent) >= self.tolerance.enough and sum(recent) >= self.tolerance.bad_share * len(recent)
 
-    def _open(
-        self,
-        now: float,
-    ) -> None:
+    def _open(self, now: float) -> None:
         self.opened += 1
         self._blocked_until = now + self.tolerance.pause_s

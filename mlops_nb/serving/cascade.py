@@ -128,11 +128,7 @@ class Cascade:
             good = await self._fill(good, holes, rows, deadline, depth + 1, why)
         return Answered(good, job.started - job.queued)
 
-    def _may_descend(
-        self,
-        shed: Shed,
-        depth: int,
-    ) -> bool:
+    def _may_descend(self, shed: Shed, depth: int) -> bool:
         "Whether policy lets a request that was shed try the next level."
         if shed.reason != "overload" or self._on_overload == "refuse":
             return False

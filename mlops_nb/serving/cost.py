@@ -32,19 +32,13 @@ class CostModel:
         self._known = [self._shape(n) for n in range(int(self._sizes[-1]) + 1)]  # by size: asked for on every request
         self._took = self._expected = 10 * self._times[0]  # the load-time measurement counts like ten single rows
 
-    def _shape(
-        self,
-        rows: float,
-    ) -> float:
+    def _shape(self, rows: float) -> float:
         "Time at load."
         i = min(max(bisect_left(self._sizes, rows), 1), len(self._sizes) - 1)
         (x0, x1), (y0, y1) = self._sizes[i - 1 : i + 1], self._times[i - 1 : i + 1]
         return y0 if rows < x0 else y0 + (rows - x0) * (y1 - y0) / (x1 - x0)
 
-    def seconds(
-        self,
-        rows: int,
-    ) -> float:
+    def seconds(self, rows: int) -> float:
         "Expected time of a batch of `rows`."
         return self.scale * (self._known[rows] if rows < len(self._known) else self._shape(rows))
 

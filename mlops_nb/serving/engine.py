@@ -11,7 +11,7 @@ import mmap
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -36,8 +36,8 @@ from .routing import Arm
 from .sink import NotRecorded
 
 # %% auto #0
-__all__ = ['Request', 'Reply', 'Tally', 'confidences', 'now_us', 'records_of', 'refusal', 'shed_error', 'Engine', 'answer',
-           'refuse', 'resident_bytes', 'publish']
+__all__ = ['Request', 'Reply', 'Tally', 'confidences', 'now_us', 'records_of', 'refusal', 'shed_error', 'namer', 'Engine',
+           'answer', 'refuse', 'resident_bytes', 'publish']
 
 # %% ../../nbs/44f_serving.engine.ipynb #request
 @dataclass(slots=True)
@@ -65,19 +65,10 @@ class Reply:
 class Tally:
     "Counts what the engine does; every place in the table is looked up once."
 
-    def __init__(
-        self,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def answered(
-        self,
-        ask: Ask,
-        arm: Arm,
-        scored: Sequence[Scored],
-        queue_s: float,
-    ) -> None:
+    def answered(self, ask: Ask, arm: Arm, scored: Sequence[Scored], queue_s: float) -> None:
         "A request that was answered."
         m = self._metrics
         m.observe("queue_seconds", value=queue_s)
@@ -88,19 +79,11 @@ class Tally:
         if flagged := sum(map(bool, ask.flags)):
             m.add("flagged_rows", by=flagged)
 
-    def refused(
-        self,
-        reason: str,
-    ) -> None:
+    def refused(self, reason: str) -> None:
         "A request that was not."
         self._metrics.add("refused", reason if reason in REASONS else "other")
 
-    def batch(
-        self,
-        level: str,
-        outcomes: list[BatchOutcome],
-        seconds: float,
-    ) -> None:
+    def batch(self, level: str, outcomes: list[BatchOutcome], seconds: float) -> None:
         "A batch that ran."
         m = self._metrics
         m.observe("batch_seconds", level, value=seconds)
@@ -168,15 +151,17 @@ def shed_error(
     wait_s = None if late else shed.retry_after_s
     return HttpError(504 if late else 503, shed.reason, str(shed), retry_after_s=wait_s, rows=rows)
 
+# %% ../../nbs/44f_serving.engine.ipynb #namer
+def namer() -> Callable[[], str]:
+    "Makes names that no worker gives twice, at any time."
+    prefix, numbers = secrets.token_hex(6), count()
+    return lambda: f"{prefix}{next(numbers):08x}"
+
 # %% ../../nbs/44f_serving.engine.ipynb #engine
 class Engine:
     "Everything one worker process holds."
 
-    def __init__(
-        self,
-        settings: Settings,
-        place: Place | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, place: Place | None = None) -> None:
         self.settings, self.place = settings, place or Place()
         self._own = None if self.place.state_dir else tempfile.TemporaryDirectory(prefix="mlops_nb-")
         self.state = Path(self.place.state_dir or self._own.name)  # type: ignore[union-attr]
@@ -187,13 +172,9 @@ class Engine:
         self.ready = self.draining = False
         self.in_flight = 0
         self.problem = ""  # why the newest routes are not obeyed
-        self._prefix, self._count = secrets.token_hex(6), count()
+        self.new_uid = namer()
         self._keeper: asyncio.Task[None] | None = None
         self.events = event_logger()
-
-    def new_uid(self) -> str:
-        "A name that no worker gives twice."
-        return f"{self._prefix}{next(self._count):08x}"
 
     async def start(
         self,
@@ -207,7 +188,7 @@ class Engine:
         await self._look()
         self.ready = True
         self._keeper = asyncio.create_task(self._keep())
-        self.events.info("ready", worker=self.place.worker, versions=list(self.fleet.versions))
+        self.events.info("ready", worker=self.place.worker)
 
     async def _look(self) -> None:
         if await self.fleet.look():
@@ -299,7 +280,7 @@ def publish(
     m.put("in_flight", value=engine.in_flight)
     m.put("ready_workers", value=float(engine.ready and not engine.draining))
     m.put("resident_bytes", value=resident_bytes())
-    m.put("threads_replaced", value=sum(lv.batcher.counts.threads_replaced for lv in levels))
+    m.put("threads_replaced", value=sum(lv.batcher.counts.timeouts for lv in levels))
     m.put("runs_ended", value=engine.fleet.watchdog.ended)
     for name in ("primary", "lite"):
         m.put("breaker_open", name, value=sum(lv.breaker.state != "closed" for lv in levels if lv.name == name))

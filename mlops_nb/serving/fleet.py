@@ -55,13 +55,7 @@ def named_arms(
 class Fleet:
     "Loaded versions and the routes among them."
 
-    def __init__(
-        self,
-        settings: Settings,
-        state: Path,
-        worker: int,
-        on_batch: OnBatch,
-    ) -> None:
+    def __init__(self, settings: Settings, state: Path, worker: int, on_batch: OnBatch) -> None:
         self._settings, self._state, self._worker, self._on_batch = settings, state, worker, on_batch
         self._file = RouteFile(state)
         self.watchdog = Watchdog(settings.serve_model_timeout_ms / 1e3)
@@ -84,34 +78,22 @@ class Fleet:
         await self._retire(arm.version for arm in named_arms(routes))
         return True
 
-    async def load(
-        self,
-        bundle: str | Path,
-    ) -> Version:
+    async def load(self, bundle: str | Path) -> Version:
         "Load, prove and time a bundle, off the loop."
         graphs = await asyncio.to_thread(load_graphs, bundle, self._settings)
         return make_version(graphs, self._settings, self.watchdog, self._on_batch)
 
-    async def _retire(
-        self,
-        keep: Iterable[str],
-    ) -> None:
+    async def _retire(self, keep: Iterable[str]) -> None:
         for version in set(self.versions) - set(keep):
             await self.versions.pop(version).close()
 
-    def route(
-        self,
-        unit: str,
-    ) -> tuple[Arm, Version]:
+    def route(self, unit: str) -> tuple[Arm, Version]:
         "Who answers a unit."
         assert self.routes is not None, "routes are read before anything is ready"
         arm = choose(self.routes, unit)
         return arm, self.versions[arm.version]
 
-    def pinned(
-        self,
-        version: str,
-    ) -> tuple[Arm, Version]:
+    def pinned(self, version: str) -> tuple[Arm, Version]:
         "A resident version that was asked for by name; raises `KeyError`."
         assert self.routes is not None, "routes are read before anything is ready"
         arm = next(a for a in named_arms(self.routes) if a.version == version)

@@ -21,7 +21,7 @@ from ..core.settings import Settings
 
 # %% auto #0
 __all__ = ['ROLES', 'Verify', 'ANONYMOUS', 'HttpError', 'Principal', 'StoredKey', 'new_key', 'load_keys', 'token_verifier',
-           'RateLimit', 'Gateway']
+           'RateLimit', 'Gateway', 'deadline_s']
 
 # %% ../../nbs/43d_serving.gateway.ipynb #errors
 class HttpError(MlopsError):
@@ -68,10 +68,7 @@ class StoredKey:
     salt: str
     sha256: str
 
-    def fits(
-        self,
-        secret: str,
-    ) -> bool:
+    def fits(self, secret: str) -> bool:
         "Whether `secret` is this key's; takes the same time for any wrong one."
         return hmac.compare_digest(_digest(self.salt, secret), self.sha256)
 
@@ -143,20 +140,11 @@ def token_verifier(
 class RateLimit:
     "At most `per_s` requests a second for each client, `burst` of them at once."
 
-    def __init__(
-        self,
-        per_s: float,
-        burst: int,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, per_s: float, burst: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval, self._slack, self._clock = 1.0 / per_s, (burst - 1) / per_s, clock
         self._next: dict[str, float] = {}
 
-    def wait_s(
-        self,
-        client: str,
-    ) -> float:  # 0: go on
+    def wait_s(self, client: str) -> float:  # 0: go on
         "Count a request of `client`, or say how long it has to wait."
         now = self._clock()
         due = max(self._next.get(client, now), now)
@@ -171,19 +159,13 @@ class RateLimit:
 class Gateway:
     "Decides from the headers whether a request may go on."
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        wall_clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, settings: Settings, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._keys = load_keys(settings.serve_keys_file) if settings.serve_keys_file else {}
         self._verify, self._clock = token_verifier(settings), wall_clock
         self.open = not settings.serve_keys_file and self._verify is None
         per_s, burst = settings.serve_rate_per_s, settings.serve_rate_burst
         self._rate = RateLimit(per_s, burst) if per_s else None
         self._known: dict[bytes, Principal] = {}
-        self._deadline_s = settings.serve_deadline_ms / 1e3
 
     def admit(
         self,
@@ -199,21 +181,14 @@ class Gateway:
             raise HttpError(429, "rate_limit", "too many requests", retry_after_s=wait)
         return who
 
-    def _anybody(
-        self,
-        headers: Mapping[bytes, bytes],
-        role: str,
-    ) -> Principal:
+    def _anybody(self, headers: Mapping[bytes, bytes], role: str) -> Principal:
         # a browser on this machine may be sent here by any web page; it then says where the page came from
         origin = headers.get(b"origin")
         if role != "predict" and origin and urlsplit(origin.decode("latin-1")).hostname not in _HERE:
             raise HttpError(403, "forbidden", "requests from web pages need authentication")
         return ANONYMOUS
 
-    def _identify(
-        self,
-        headers: Mapping[bytes, bytes],
-    ) -> Principal:
+    def _identify(self, headers: Mapping[bytes, bytes]) -> Principal:
         sent = headers.get(b"x-api-key") or headers.get(b"authorization", b"")
         who = self._known.get(sent) or self._check(sent)
         if who is None or who.expires <= self._clock():
@@ -221,10 +196,7 @@ class Gateway:
             raise HttpError(401, "unauthenticated", "no valid key or token")
         return who
 
-    def _check(
-        self,
-        sent: bytes,
-    ) -> Principal | None:
+    def _check(self, sent: bytes) -> Principal | None:
         text = sent.decode("latin-1").removeprefix("Bearer ").strip()
         name, _, secret = text.partition(".")
         stored = self._keys.get(name)
@@ -237,22 +209,23 @@ class Gateway:
             self._known[sent] = who
         return who
 
-    def deadline_s(
-        self,
-        headers: Mapping[bytes, bytes],
-    ) -> float:  # Seconds from now
-        "How long the caller waits: `x-request-timeout-ms`, else the setting."
-        sent = headers.get(b"x-request-timeout-ms")
-        if sent is None:
-            return self._deadline_s
-        try:
-            asked = float(sent)
-        except ValueError:
-            asked = -1.0
-        if not asked >= 0:  # NaN is not either
-            raise HttpError(400, "bad_header", "x-request-timeout-ms is not a number of milliseconds")
-        return min(asked / 1e3, 3600.0)
-
 
 ANONYMOUS = Principal("anonymous")
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
+
+# %% ../../nbs/43d_serving.gateway.ipynb #deadline
+def deadline_s(
+    headers: Mapping[bytes, bytes],
+    otherwise_s: float,  # For callers that do not say
+) -> float:  # Seconds from now
+    "How long the caller waits: `x-request-timeout-ms`, in milliseconds."
+    sent = headers.get(b"x-request-timeout-ms")
+    if sent is None:
+        return otherwise_s
+    try:
+        asked = float(sent)
+    except ValueError:
+        asked = -1.0
+    if not asked >= 0:  # NaN is not either
+        raise HttpError(400, "bad_header", "x-request-timeout-ms is not a number of milliseconds")
+    return min(asked / 1e3, 3600.0)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from ..data.checking import Problem
 from .engine import Engine, Reply, Request, answer, refuse
-from .gateway import HttpError
+from .gateway import HttpError, deadline_s
 from .http import ClientGone, Header, Receive, Response, Scope, Send, read_body, refused, reply, safe_id
-from .predictor import rejected, word
+from .predictor import by_row, rejected, word
 from .protocol import Ask, PredictAnswer, contract_error, write_answer, write_infer
 from .scoring import Prediction
 from .version import Version
@@ -89,12 +88,9 @@ def _placed(
     "Predictions in the order of the rows that were sent."
     if not ask.refused:
         return predictions
-    wrong: dict[int, list[Problem]] = {}
-    for p in ask.refused:
-        wrong.setdefault(p.row, []).append(p)
-    by_row = dict(zip(ask.places, predictions, strict=True))
-    by_row |= {row: rejected(f"{request.uid}.r{row}", problems) for row, problems in wrong.items()}
-    return [by_row[row] for row in sorted(by_row)]
+    placed = dict(zip(ask.places, predictions, strict=True))
+    placed |= {row: rejected(f"{request.uid}.r{row}", problems) for row, problems in by_row(ask.refused).items()}
+    return [placed[row] for row in sorted(placed)]
 
 # %% ../../nbs/44h_serving.hot.ipynb #infer
 async def infer(
@@ -210,7 +206,7 @@ async def _respond(
         if not engine.ready:
             raise HttpError(503, "not_ready", "the server is not ready", retry_after_s=1.0)
         engine.gateway.admit(headers, (scope.get("client") or ("",))[0], "predict")
-        request.timeout_s = engine.gateway.deadline_s(headers)
+        request.timeout_s = deadline_s(headers, settings.serve_deadline_ms / 1e3)
         request.partial = b"partial=true" in scope.get("query_string", b"")
         body = await read_body(receive, headers, settings.serve_body_limit_bytes, settings.serve_body_timeout_s)
         return await handler(engine, request, headers, body)

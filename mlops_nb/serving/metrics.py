@@ -127,12 +127,7 @@ def open_table(
 class Metrics:
     "What one worker counts, and the view of all."
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        worker: int = 0,
-        workers: int = 1,
-    ) -> None:
+    def __init__(self, path: str | Path | None = None, worker: int = 0, workers: int = 1) -> None:
         self._slots = layout()
         self._bounds = {f.name: tuple(f.bounds) for f in FAMILIES}
         columns = self._slots[("", ())]
@@ -141,39 +136,19 @@ class Metrics:
         self.local: list[float] = self._table[worker].tolist()
         self._cpu_before = self.local[self._slots[("cpu_seconds", ())]]
 
-    def slot(
-        self,
-        family: str,
-        *labels: str,
-    ) -> int:
+    def slot(self, family: str, *labels: str) -> int:
         "The place of a series, to be kept by who counts often."
         return self._slots[(family, labels)]
 
-    def add(
-        self,
-        family: str,
-        *labels: str,
-        by: float = 1.0,
-    ) -> None:
+    def add(self, family: str, *labels: str, by: float = 1.0) -> None:
         "Count."
         self.local[self._slots[(family, labels)]] += by
 
-    def put(
-        self,
-        family: str,
-        *labels: str,
-        value: float,
-    ) -> None:
+    def put(self, family: str, *labels: str, value: float) -> None:
         "Set a gauge, or a counter somebody else counts."
         self.local[self._slots[(family, labels)]] = value
 
-    def observe(
-        self,
-        family: str,
-        *labels: str,
-        value: float,
-        times: int = 1,
-    ) -> None:
+    def observe(self, family: str, *labels: str, value: float, times: int = 1) -> None:
         "Put a value into its bucket."
         start, bounds = self._slots[(family, labels)], self._bounds[family]
         self.local[start + bisect_left(bounds, value)] += times
@@ -190,11 +165,7 @@ class Metrics:
         found: list[float] = self._table.sum(axis=0).tolist()
         return found
 
-    def total(
-        self,
-        family: str,
-        *labels: str,
-    ) -> float:
+    def total(self, family: str, *labels: str) -> float:
         "The sum of one series over all workers, as last flushed."
         return float(self._table[:, self._slots[(family, labels)]].sum())
 
@@ -251,11 +222,7 @@ class Exposition:
         if self._price:
             yield self._cost(values, slots)
 
-    def _cost(
-        self,
-        values: Sequence[float],
-        slots: Mapping[Slot, int],
-    ) -> Metric:
+    def _cost(self, values: Sequence[float], slots: Mapping[Slot, int]) -> Metric:
         "Processor cost of a thousand predictions since the start."
         rows = sum(values[slots[("rows", (arm, level))]] for arm, level in product(ARMS, LEVELS))
         cost = values[slots[("cpu_seconds", ())]] / 3600 * self._price / max(rows, 1) * 1000

@@ -67,10 +67,7 @@ class WriteAhead:
         self._file = path.open("ab", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
-    def append(
-        self,
-        table: pa.Table,
-    ) -> None:
+    def append(self, table: pa.Table) -> None:
         "Write one frame and wait for the disk."
         self._file.write(to_frame(table))
         os.fsync(self._file.fileno())
@@ -142,10 +139,7 @@ class PartWriter:
         self._day: date | None = None
         self._ahead: WriteAhead | None = None
 
-    def add(
-        self,
-        table: pa.Table,
-    ) -> None:
+    def add(self, table: pa.Table) -> None:
         "Keep records for the next part."
         for day, rows in split_days(table, self._by):
             if self._day not in (None, day):
@@ -169,10 +163,7 @@ class PartWriter:
         self._sequence += 1
         return path
 
-    def _place(
-        self,
-        name: str,
-    ) -> Path:
+    def _place(self, name: str) -> Path:
         return self.folder / f"day={self._day}" / name
 
 # %% ../../nbs/43a_serving.parts.ipynb #write-part

@@ -22,7 +22,7 @@ from .scoring import Prediction, predictions
 from .version import Graphs, load_graphs
 
 # %% auto #0
-__all__ = ['score', 'word', 'rejected', 'Predictor', 'chunks']
+__all__ = ['score', 'word', 'by_row', 'rejected', 'Predictor', 'chunks']
 
 # %% ../../nbs/44c_serving.predictor.ipynb #descend
 def _parts(
@@ -71,6 +71,16 @@ def word(
     return found
 
 # %% ../../nbs/44c_serving.predictor.ipynb #rejected
+def by_row(
+    problems: Iterable[Problem],
+) -> dict[int, list[Problem]]:
+    "Problems, gathered by their row."
+    found: dict[int, list[Problem]] = {}
+    for p in problems:
+        found.setdefault(p.row, []).append(p)
+    return found
+
+
 def rejected(
     id: str,
     problems: Sequence[Problem],  # Of that row
@@ -113,25 +123,17 @@ class Predictor:
     ) -> list[Prediction]:
         "Answer some rows."
         problems = self.bundle.contract.check(rows)
-        wrong: dict[int, list[Problem]] = {}
-        for p in problems:
-            if p.action == "reject":
-                wrong.setdefault(p.row, []).append(p)
-        if wrong and not partial:
-            raise RowsRefused([p for ps in wrong.values() for p in ps])
+        refused = [p for p in problems if p.action == "reject"]
+        if refused and not partial:
+            raise RowsRefused(refused)
         ids = [f"{self._prefix}{next(self._count):x}" for _ in rows]
-        flags = flags_of(problems, len(rows))
+        flags, wrong = flags_of(problems, len(rows)), by_row(refused)
         good = [i for i in range(len(rows)) if i not in wrong]
-        answers = iter(self._good([rows[i] for i in good], [ids[i] for i in good], [flags[i] for i in good]))
+        if not good:
+            return [rejected(ids[i], wrong[i]) for i in range(len(rows))]
+        scored = score(self.graphs, [rows[i] for i in good], len(good))
+        answers = iter(word(self.bundle, scored, [ids[i] for i in good], [flags[i] for i in good]))
         return [rejected(ids[i], wrong[i]) if i in wrong else next(answers) for i in range(len(rows))]
-
-    def _good(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        ids: Sequence[str],
-        flags: Sequence[tuple[str, ...]],
-    ) -> list[Prediction]:
-        return word(self.bundle, score(self.graphs, rows, len(rows)), ids, flags) if rows else []
 
 
 def _listed(

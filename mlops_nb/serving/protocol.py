@@ -325,11 +325,7 @@ class Intake:
         own = bundle.signature.inputs[0].name if bundle.signature.form == "packed" else "packed"
         self._packed = own if numbers and own not in self._names else ""
 
-    def predict(
-        self,
-        body: bytes,
-        partial: bool = False,
-    ) -> Ask:
+    def predict(self, body: bytes, partial: bool = False) -> Ask:
         "Rows by feature name; raises `HttpError`."
         return read_predict(self.contract, body, self.rows_limit, partial)
 
@@ -351,18 +347,12 @@ class Intake:
             raise contract_error(refused, block.n)
         return to_ask(sent, block, problems)
 
-    def _count(
-        self,
-        n: int,
-    ) -> int:
+    def _count(self, n: int) -> int:
         if not 0 < n <= self.rows_limit:
             raise HttpError(422, "rows", f"{n} rows: 1 to {self.rows_limit} are allowed")
         return n
 
-    def _matrix(
-        self,
-        sent: NDArray[Any],
-    ) -> tuple[Block, list[Problem]]:
+    def _matrix(self, sent: NDArray[Any]) -> tuple[Block, list[Problem]]:
         "A packed tensor."
         if sent.dtype.kind not in "iuf" or sent.ndim != 2 or sent.shape[1] != len(self._names):
             expected = f"numbers of shape [n, {len(self._names)}]"
@@ -376,10 +366,7 @@ class Intake:
         )
         return Block(None, n, matrix=sent.astype(np.float32, copy=False), names=self._names), problems
 
-    def _columns(
-        self,
-        tensors: Mapping[str, NDArray[Any]],
-    ) -> tuple[Block, list[Problem]]:
+    def _columns(self, tensors: Mapping[str, NDArray[Any]]) -> tuple[Block, list[Problem]]:
         "A tensor a column."
         columns = to_columns(self.contract, tensors)
         n = self._count(len(next(iter(columns.values()))))

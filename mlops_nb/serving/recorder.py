@@ -35,11 +35,7 @@ class Place:
 class Recorder:
     "The prediction log and the outcomes of a worker."
 
-    def __init__(
-        self,
-        settings: Settings,
-        place: Place,
-    ) -> None:
+    def __init__(self, settings: Settings, place: Place) -> None:
         self.bundles: dict[str, Bundle] = {}  # every version this worker ever had
         self.audit = settings.serve_log == "audit"
         self._basis, self._redact = settings.serve_basis, frozenset(settings.serve_log_redact.replace(",", " ").split())
@@ -53,10 +49,7 @@ class Recorder:
             self.log = Sink(folder / "predictions", self._tables, rules(self.audit), worker)
             self.outcomes = Sink(folder / "outcomes", _outcome_tables, rules(True), worker, by="received")
 
-    def _tables(
-        self,
-        requests: Sequence[list[Record]],
-    ) -> list[pa.Table]:
+    def _tables(self, requests: Sequence[list[Record]]) -> list[pa.Table]:
         by_version: dict[str, list[Record]] = {}
         for record in chain.from_iterable(requests):
             by_version.setdefault(record.version, []).append(record)
@@ -65,11 +58,7 @@ class Recorder:
             for v, records in by_version.items()
         ]
 
-    async def record(
-        self,
-        records: list[Record],
-        rows: int,
-    ) -> None:
+    async def record(self, records: list[Record], rows: int) -> None:
         "Keep the records of a request; in audit mode, wait until they are on disk."
         if self.log is None:
             return

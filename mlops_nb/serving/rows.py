@@ -48,10 +48,7 @@ class Block:
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(
-        self,
-        part: slice,
-    ) -> Block:
+    def __getitem__(self, part: slice) -> Block:
         n = len(range(*part.indices(self.n)))
         if self.matrix is not None:
             return Block(None, n, matrix=self.matrix[part], names=self.names)
@@ -138,10 +135,7 @@ def suspects(
 class Box:
     "The bounds of all columns at once, for packed tensors."
 
-    def __init__(
-        self,
-        columns: Sequence[Column],
-    ) -> None:
+    def __init__(self, columns: Sequence[Column]) -> None:
         pairs = np.array([bounds(c) if c.kind == "number" else (np.inf, -np.inf) for c in columns])
         self._low, self._high = {}, {}
         for kind in (np.float32, np.float64):

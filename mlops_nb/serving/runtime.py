@@ -105,10 +105,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
         self.ended = 0
 
-    def watch(
-        self,
-        session: Session,
-    ) -> None:
+    def watch(self, session: Session) -> None:
         "Look after a session from now on."
         self._sessions.add(session)
         if self._thread is None:

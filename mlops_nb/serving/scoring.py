@@ -126,11 +126,7 @@ def finish(
 class GraphScorer:
     "Scores batches with a graph of a bundle."
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        session: Session,
-    ) -> None:
+    def __init__(self, bundle: Bundle, session: Session) -> None:
         self.bundle, self.session = bundle, session
 
     def __call__(
@@ -146,16 +142,10 @@ class GraphScorer:
 class RuleScorer:
     "Answers batches with the rule of a bundle."
 
-    def __init__(
-        self,
-        bundle: Bundle,
-    ) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
-    def __call__(
-        self,
-        blocks: Sequence[Any],
-    ) -> Output:
+    def __call__(self, blocks: Sequence[Any]) -> Output:
         "The rule's answer for each row."
         block = join(self.bundle.contract, blocks)
         said = [self.bundle.rule.answer(row) for row in raw_rows(self.bundle.contract, block)]

@@ -100,20 +100,11 @@ CONNECTED_GRACE_S = 0.25  # a connection accepted in the last moment has not sen
 class GracefulServer(uvicorn.Server):  # type: ignore[misc]
     "A uvicorn that says that it is going before it goes."
 
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        app: App,
-        drain_s: float,
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, drain_s: float) -> None:
         super().__init__(config)
         self._app, self._drain_s, self._closing = app, drain_s, 0.0
 
-    def handle_exit(
-        self,
-        sig: int,
-        frame: FrameType | None,
-    ) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         "First signal: not ready, then stop. Second: stop at once."
         if self._app.engine.draining:
             self.should_exit = self.force_exit = True
@@ -121,20 +112,14 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
         self._app.engine.draining = True
         self._closing = time.monotonic() + self._drain_s
 
-    async def on_tick(
-        self,
-        counter: int,
-    ) -> bool:
+    async def on_tick(self, counter: int) -> bool:
         "Called ten times a second; True ends the server."
         if self._closing and time.monotonic() >= self._closing:
             self.should_exit = True
         ended: bool = await super().on_tick(counter)
         return ended
 
-    async def shutdown(
-        self,
-        sockets: list[socket.socket] | None = None,
-    ) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         "Take who has connected, accept nothing more, give them a moment to ask, then close."
         listening = [s.dup() for s in sockets or []]
         for server in self.servers:
@@ -145,10 +130,7 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
 
-    async def _adopt(
-        self,
-        connections: list[socket.socket],
-    ) -> None:
+    async def _adopt(self, connections: list[socket.socket]) -> None:
         "Serve connections that were still in the kernel's queue."
         loop, config = asyncio.get_running_loop(), self.config
         state = {"server_state": self.server_state, "app_state": self.lifespan.state, "_loop": loop}
@@ -236,10 +218,7 @@ class Supervisor:
         self.replaced = 0
         self.events = event_logger()
 
-    def _spawn(
-        self,
-        worker: int,
-    ) -> None:
+    def _spawn(self, worker: int) -> None:
         command = worker_command({**self._spec, "worker": worker, "workers": self._workers})
         fd = self._spec["fd"]
         self._children[worker] = subprocess.Popen(
@@ -249,11 +228,7 @@ class Supervisor:
             preexec_fn=die_with_parent,  # noqa: PLW1509  nothing but one system call
         )
 
-    def stop(
-        self,
-        sig: int,
-        frame: FrameType | None,
-    ) -> None:
+    def stop(self, sig: int, frame: FrameType | None) -> None:
         "Pass the signal on."
         if not self._stopping:
             os.close(self._spec["fd"])  # the workers' copies are closed by them, with everybody in them served

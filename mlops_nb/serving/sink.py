@@ -20,7 +20,7 @@ from ..core.errors import MlopsError
 from .parts import PartWriter, prune
 
 # %% auto #0
-__all__ = ['T', 'Item', 'NotRecorded', 'SinkCounts', 'SinkRules', 'Sink']
+__all__ = ['T', 'Item', 'NotRecorded', 'SinkCounts', 'SinkRules', 'Inbox', 'Parts', 'Sink', 'count']
 
 # %% ../../nbs/43b_serving.sink.ipynb #errors
 class NotRecorded(MlopsError):
@@ -47,11 +47,66 @@ class SinkRules:
     keep_days: int = 0  # older days are removed; 0: kept
     flush_s: float = 0.25  # how often best effort is collected
 
-# %% ../../nbs/43b_serving.sink.ipynb #sink
+# %% ../../nbs/43b_serving.sink.ipynb #inbox
 T = TypeVar("T")
 Item = tuple[int, T, "asyncio.Future[None] | None"]  # rows, what to record, who waits
 
 
+class Inbox(Generic[T]):
+    "Items on their way from the loop to the thread."
+
+    def __init__(self) -> None:
+        self._items: list[Item[T]] = []
+        self._lock, self._wake = threading.Lock(), threading.Event()
+        self.rows = 0
+
+    def put(self, item: T, rows: int, waiter: asyncio.Future[None] | None = None) -> None:
+        "Add an item; the thread is woken when somebody waits."
+        with self._lock:
+            self._items.append((rows, item, waiter))
+            self.rows += rows
+        if waiter is not None:
+            self._wake.set()
+
+    def take(self) -> list[Item[T]]:
+        "All items."
+        with self._lock:
+            items, self._items, self.rows = self._items, [], 0
+        return items
+
+    def wait(self, timeout_s: float) -> None:
+        "Until somebody waits, or for `timeout_s`."
+        self._wake.wait(timeout_s)
+        self._wake.clear()
+
+    def wake(self) -> None:
+        "End the wait."
+        self._wake.set()
+
+# %% ../../nbs/43b_serving.sink.ipynb #parts
+class Parts:
+    "A writer that knows when its part is old or large enough."
+
+    def __init__(self, writer: PartWriter, rules: SinkRules) -> None:
+        self.writer, self._rules, self._sealed = writer, rules, time.monotonic()
+
+    def due(self) -> bool:
+        "Whether it is time to seal."
+        old = time.monotonic() - self._sealed >= self._rules.seal_s
+        return self.writer.rows >= self._rules.seal_rows or (old and self.writer.rows > 0)
+
+    def seal(self) -> bool:  # Whether the disk took it
+        "Seal what there is; what the disk refuses is kept and tried again."
+        self._sealed = time.monotonic()
+        try:
+            self.writer.seal()
+        except OSError:
+            return False
+        if self._rules.keep_days:
+            prune(self.writer.folder, datetime.now(UTC).date() - timedelta(days=self._rules.keep_days))
+        return True
+
+# %% ../../nbs/43b_serving.sink.ipynb #sink
 class Sink(Generic[T]):
     "Collects items from one event loop and writes them in a thread of its own."
 
@@ -63,93 +118,73 @@ class Sink(Generic[T]):
         worker: str = "0",
         by: str = "time",  # Column that names a record's day
     ) -> None:
-        self._writer = PartWriter(folder, worker, safe=rules.safe, by=by)
+        self._parts = Parts(PartWriter(folder, worker, safe=rules.safe, by=by), rules)
         self._convert, self.rules = convert, rules
         self.counts = SinkCounts()
-        self._items: list[Item[T]] = []
-        self._waiting = 0
-        self._sealed = time.monotonic()
-        self._lock, self._wake, self._stop = threading.Lock(), threading.Event(), False
+        self._inbox: Inbox[T] = Inbox()
+        self._stop = False
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
         self._thread.start()
 
-    def append(
-        self,
-        item: T,
-        rows: int,
-    ) -> None:
+    def append(self, item: T, rows: int) -> None:
         "Best effort: keep the item, or drop and count it."
-        if self._waiting + rows > self.rules.queue_rows:
+        if self._inbox.rows + rows > self.rules.queue_rows:
             self.counts.dropped += rows
-            return
-        with self._lock:
-            self._items.append((rows, item, None))
-            self._waiting += rows
+        else:
+            self._inbox.put(item, rows)
 
-    async def record(
-        self,
-        item: T,
-        rows: int,
-    ) -> None:
+    async def record(self, item: T, rows: int) -> None:
         "Audit: return when the item is on disk; raises `NotRecorded`."
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with self._lock:
-            self._items.append((rows, item, done))
-            self._waiting += rows
-        self._wake.set()
+        self._inbox.put(item, rows, done)
         await done
 
     def _work(self) -> None:
         while not self._stop:
-            self._wake.wait(self.rules.flush_s)
-            self._wake.clear()
+            self._inbox.wait(self.rules.flush_s)
             self.flush()
 
     def flush(self) -> None:
         "Write what has come so far; seal a part that is old or large enough."
-        with self._lock:
-            items, self._items = self._items, []
-        if items:
+        if items := self._inbox.take():
             self._write(items)
-        age = time.monotonic() - self._sealed
-        if self._writer.rows >= self.rules.seal_rows or (self._writer.rows and age >= self.rules.seal_s):
+        if self._parts.due():
             self._seal()
 
-    def _write(
-        self,
-        items: list[Item[T]],
-    ) -> None:
-        rows, failure = sum(i[0] for i in items), None
+    def _seal(self) -> None:
+        self.counts.failures += not self._parts.seal()
+
+    def _write(self, items: list[Item[T]]) -> None:
+        failure = None
         try:
             for table in self._convert([i[1] for i in items]):
-                self._writer.add(table)
-            self.counts.written += rows
+                self._parts.writer.add(table)
         except Exception as e:  # a full disk, a broken record: the service goes on and the loss is counted
             failure = e
-            self.counts.dropped += rows
-            self.counts.failures += 1
-        self._waiting -= rows
+        count(self.counts, sum(i[0] for i in items), failure)
         for _, _, waiter in items:
             _answer(waiter, failure)
-
-    def _seal(self) -> None:
-        try:
-            self._writer.seal()
-        except OSError:
-            self.counts.failures += 1
-        self._sealed = time.monotonic()
-        if self.rules.keep_days:
-            prune(self._writer.folder, datetime.now(UTC).date() - timedelta(days=self.rules.keep_days))
 
     def close(self) -> None:
         "Write and seal everything; call it when nobody appends any more."
         self._stop = True
-        self._wake.set()
+        self._inbox.wake()
         self._thread.join()
         self.flush()
         self._seal()
 
 # %% ../../nbs/43b_serving.sink.ipynb #answer
+def count(
+    counts: SinkCounts,
+    rows: int,
+    failure: Exception | None,
+) -> None:
+    "Count rows that were written, or lost."
+    counts.written += 0 if failure else rows
+    counts.dropped += rows if failure else 0
+    counts.failures += failure is not None
+
+
 def _answer(
     waiter: asyncio.Future[None] | None,
     failure: Exception | None,
