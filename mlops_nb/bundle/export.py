@@ -5,6 +5,7 @@
 # %% ../../nbs/39_bundle.export.ipynb #imports
 from __future__ import annotations
 
+import keyword
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -348,8 +349,9 @@ def run_export(
 def package_name(
     name: str,  # Slug of the problem
 ) -> str:
-    "The slug as a Python name that shadows nothing."
-    return name.replace("-", "_") if name.replace("-", "_").isidentifier() else f"model_{name.replace('-', '_')}"
+    "The slug as the name of a Python package."
+    package = name.replace("-", "_")
+    return f"model_{package}" if keyword.iskeyword(package) else package
 
 # %% ../../nbs/39_bundle.export.ipynb #evidence
 def _evidence(

@@ -191,7 +191,7 @@ def module_text(
     imports = "\n".join(_imports(pieces))
     used = set(free_names([p.node for p in pieces if not p.is_import]))
     keep = [line for line in imports.splitlines() if line.startswith("from __future__") or _imported(line) & used]
-    body = [p.text for p in _last_ones(pieces) if not p.is_import and not isinstance(p.node, ast.Pass)]
+    body = [p.text for p in _last_ones(pieces) if not (p.is_import or isinstance(p.node, ast.Pass | ast.Expr))]
     return "\n\n".join([f'"""{title}"""', "\n".join(keep), *body]) + "\n"
 
 
