@@ -13,11 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.messages import Message
-from .drift import DriftVerdict, FeatureDrift, compare
-from ..stats.profiles import LevelProfile, NumberProfile, Profile, build_column
+from .drift import DriftVerdict, FeatureDrift
+from .performance import ANSWER
+from mlops_nb.stats.profiles import (
+    Encoded,
+    LevelProfile,
+    NumberProfile,
+    Profile,
+    as_numbers,
+    build_column,
+    count_numbers,
+)
+from ..stats.two_sample import ks_gap, ks_p_value
 
 # %% auto #0
-__all__ = ['ACTIONS', 'FEED_GONE', 'Finding', 'diagnose']
+__all__ = ['ACTIONS', 'MANY_REFUSED', 'FEED_GONE', 'Finding', 'diagnose']
 
 # %% ../../nbs/55_monitoring.diagnosis.ipynb #finding
 ACTIONS = {
@@ -25,7 +35,10 @@ ACTIONS = {
     "feed-returned": "fix-feed",
     "rescaled": "check-source",
     "offset": "check-source",
+    "gaps": "check-source",
     "renamed": "fix-feed",
+    "refused": "fix-feed",
+    "answers-only": "replay",
     "schema": "fix-feed",
     "shift": "observe",
     "shift-harm": "retrain",
@@ -60,47 +73,66 @@ class Finding:
         }
 
 # %% ../../nbs/55_monitoring.diagnosis.ipynb #nulls
+_FITS = 0.05  # p-value from which what a factor leaves is no drift
+_SCALED = 8  # distinct values a column needs to have a scale
+MANY_REFUSED = 0.01  # share of refused rows that asks for a look at the feed
 FEED_GONE = 0.5  # share of nulls from which a feed has stopped rather than thinned out
 
 
 def _nulls(
     feature: FeatureDrift,
 ) -> Finding | None:
-    "A feed that stopped, or came back."
+    "A feed that stopped or came back, or gaps that became more or fewer."
     if feature.test != "nulls" or feature.before is None or feature.after is None:
         return None
     found = {"before": feature.before, "after": feature.after}
     if feature.after - feature.before >= FEED_GONE:
         return Finding("feed-stopped", (feature.name,), found)
-    return Finding("feed-returned", (feature.name,), found) if feature.before - feature.after >= FEED_GONE else None
-
-
-def _fits(
-    reference: NumberProfile,
-    values: NDArray[Any],
-    name: str,
-) -> bool:
-    "Whether a column looks like its reference."
-    profile = Profile({name: reference}, reference.rows)
-    return compare(profile, {name: values}, alpha=0.01).features[0].state != "drift"
+    cause = "feed-returned" if feature.before - feature.after >= FEED_GONE else "gaps"
+    return Finding(cause, (feature.name,), found, ("feed-stopped",))
 
 # %% ../../nbs/55_monitoring.diagnosis.ipynb #numbers
+def _candidates(
+    reference: NumberProfile,
+    values: NDArray[Any],  # The window's, without nulls
+) -> tuple[list[float], list[float]]:  # Factors and offsets
+    "Factors and offsets that bring one quantile of the window to that of the reference."
+    places = np.linspace(0.05, 0.95, 19)
+    before = np.array([reference.quantile(q) for q in places.tolist()], np.float64)
+    after = np.quantile(values, places)
+    usable = (before * after) > 0
+    return (after[usable] / before[usable]).tolist(), (after - before).tolist()
+
+
+def _best(
+    reference: NumberProfile,
+    tries: Mapping[float, NDArray[Any]],  # The window, put back by each candidate
+) -> float | None:  # None: none of them explains the change
+    "The candidate that leaves the smallest distance, if what it leaves is no drift."
+    if not tries:
+        return None
+    gaps = {x: ks_gap(reference, count_numbers(values, reference)) for x, values in tries.items()}
+    best = min(gaps, key=lambda x: gaps[x])
+    n, m = reference.valued, len(tries[best])
+    return best if ks_p_value(gaps[best], n, m) > _FITS else None
+
+
 def _numbers(
     feature: FeatureDrift,
     reference: NumberProfile,
     values: NDArray[Any],  # The window's
 ) -> Finding | None:
     "A factor or an offset that explains the whole change."
-    before, after = feature.before, feature.after
-    if feature.about != "median" or before is None or after is None or before == after:
+    values = values[~np.isnan(values)]
+    if len(reference.cuts) < _SCALED or not len(values):
         return None
-    if before and after / before > 0 and _fits(reference, values / (after / before), feature.name):
-        return Finding("rescaled", (feature.name,), {"factor": after / before, "before": before, "after": after})
-    if _fits(reference, values - (after - before), feature.name):
-        return Finding(
-            "offset", (feature.name,), {"by": after - before, "before": before, "after": after}, ("rescaled",)
-        )
-    return None
+    factors, offsets = _candidates(reference, values)
+    known = {"before": feature.before, "after": feature.after}
+    factor = _best(reference, {f: values / f for f in factors})
+    if factor is not None:
+        return Finding("rescaled", (feature.name,), {"factor": factor, **known})
+    by = _best(reference, {o: values - o for o in offsets})
+    return None if by is None else Finding("offset", (feature.name,), {"by": by, **known}, ("rescaled",))
 
 # %% ../../nbs/55_monitoring.diagnosis.ipynb #levels
 def _shares(
@@ -113,7 +145,7 @@ def _shares(
 def _renamed(
     name: str,
     reference: LevelProfile,
-    values: NDArray[Any],
+    values: Encoded,
     kind: str,
 ) -> Finding | None:
     "A level that vanished while an unknown one took its share."
@@ -136,7 +168,7 @@ _EXAMINED = {"nulls": ("rescaled", "renamed"), "values": ("feed-stopped", "resca
 def _explain(
     feature: FeatureDrift,
     profile: Profile,
-    columns: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Encoded],
 ) -> Finding | None:
     "A fault of the pipeline that explains one drifted column."
     if feature.test == "schema":
@@ -145,26 +177,47 @@ def _explain(
         return _nulls(feature)
     reference, values = profile.columns[feature.name], columns[feature.name]
     if isinstance(reference, NumberProfile):
-        return _numbers(feature, reference, np.asarray(values, dtype=np.float64))
+        return None if isinstance(values, Mapping) else _numbers(feature, reference, as_numbers(values))
     return _renamed(feature.name, reference, values, feature.kind)
+
+# %% ../../nbs/55_monitoring.diagnosis.ipynb #rest
+def _rest(
+    names: tuple[str, ...],  # Drifted inputs that no fault explains
+    tests: frozenset[str],  # What was tested on them
+    harm: bool,  # The promise is broken, and no fault was found
+) -> Finding:
+    "A shift of the population."
+    ruled = tuple(dict.fromkeys(c for t in sorted(tests) for c in _EXAMINED.get(t, ())))
+    return Finding("shift-harm" if harm else "shift", names, {}, ruled)
+
+
+def _without_inputs(
+    answers: tuple[str, ...],  # Drifted answers
+    broken: bool,  # The promise
+) -> tuple[Finding, ...]:
+    "What it means when no input drifted."
+    ruled = ("feed-stopped", "rescaled", "renamed", "shift")
+    if broken:
+        return (Finding("outcome-only", (), {}, ruled),)
+    return (Finding("answers-only", answers, {}, ruled),) if answers else ()
 
 # %% ../../nbs/55_monitoring.diagnosis.ipynb #diagnose
 def diagnose(
     verdict: DriftVerdict,
     profile: Profile,
-    columns: Mapping[str, NDArray[Any]],  # The window, encoded
+    columns: Mapping[str, Encoded],  # Inputs of the window, as the contract encodes them
     promise: str,  # State of the promised metric: go, conditional, no-go or not-assessed
+    refused: float = 0.0,  # Share of rows the contract refused
 ) -> tuple[Finding, ...]:
     "The causes of a window's changes, those of the pipeline first."
     drifted = [f for f in verdict.features if f.state == "drift"]
-    found = {f.name: _explain(f, profile, columns) for f in drifted}
-    faults = tuple(x for x in found.values() if x)
+    answers = tuple(f.name for f in drifted if f.name.startswith(ANSWER))
+    found = {f.name: _explain(f, profile, columns) for f in drifted if f.name not in answers}
+    faults = [x for x in found.values() if x]
+    if refused >= MANY_REFUSED:
+        faults.insert(0, Finding("refused", (), {"share": refused}))
     rest = tuple(name for name, x in found.items() if not x)
     if rest:
-        cause = "shift-harm" if promise == "no-go" and not faults else "shift"
-        tests = {f.test for f in drifted if f.name in rest}
-        ruled = tuple(dict.fromkeys(c for t in sorted(tests) for c in _EXAMINED.get(t, ())))
-        return (*faults, Finding(cause, rest, {"promise": promise}, ruled))
-    if not drifted and promise == "no-go":
-        return (Finding("outcome-only", (), {"promise": promise}, ("feed-stopped", "rescaled", "renamed", "shift")),)
-    return faults
+        tests = frozenset(f.test for f in drifted if f.name in rest)
+        return (*faults, _rest(rest, tests, promise == "no-go" and not faults))
+    return tuple(faults) or _without_inputs(answers, promise == "no-go")

@@ -41,7 +41,7 @@ from mlops_nb.stats.two_sample import (
 
 # %% auto #0
 __all__ = ['State', 'EXIT_CODES', 'BUDGET', 'FLOOR', 'VISIBLE', 'FeatureDrift', 'DriftVerdict', 'compare_profiles', 'compare',
-           'drift_table', 'profile_file', 'drift_files']
+           'drift_table', 'drift_text', 'profile_file', 'drift_files']
 
 # %% ../../nbs/51_monitoring.drift.ipynb #feature
 State = Literal["stable", "drift", "inconclusive"]
@@ -100,6 +100,13 @@ class DriftVerdict:
         "JSON form."
         doc: dict[str, Any] = plain(asdict(replace(self, notes=())))
         return doc | {"drifted": list(self.drifted), "notes": [note.to_dict() for note in self.notes]}
+
+    def text(
+        self,
+        lang: str = "en",
+    ) -> str:
+        "The verdict in words: the caption, a line for each column that is not stable, the notes."
+        return drift_text(self, lang)
 
     def _repr_html_(self) -> str:
         return drift_table(self).html()
@@ -440,21 +447,35 @@ def drift_table(
 ) -> Table:
     "The verdict as a table."
     header = tuple(label(f"drift.header.{k}", lang) for k in ("column", "state", "change", "effect", "p", "n_needed"))
-    ordered = sorted(
-        verdict.features, key=lambda f: (_ORDER[f.state], f.p_adjusted if f.p_adjusted is not None else -1)
-    )
+    return Table(_caption(verdict, lang), header, tuple(_row(f, lang) for f in _ordered(verdict)[:rows]))
+
+# %% ../../nbs/51_monitoring.drift.ipynb #text
+def _ordered(
+    verdict: DriftVerdict,
+) -> list[FeatureDrift]:
+    "The most telling columns first."
+    return sorted(verdict.features, key=lambda f: (_ORDER[f.state], f.p_adjusted if f.p_adjusted is not None else -1))
+
+
+def _caption(
+    verdict: DriftVerdict,
+    lang: str,
+) -> str:
+    "The verdict in one sentence, its false-alarm rate included."
     state = label(f"drift.state.{verdict.verdict}", lang)
+    sizes = {"rows": verdict.rows_current, "reference": verdict.rows_reference}
     counts = {"drifted": len(verdict.drifted), "columns": len(verdict.features)}
-    caption = text(
-        "drift.caption",
-        lang,
-        state=state,
-        alpha=verdict.alpha,
-        rows=verdict.rows_current,
-        reference=verdict.rows_reference,
-        **counts,
-    )
-    return Table(caption, header, tuple(_row(f, lang) for f in ordered[:rows]))
+    return text("drift.caption", lang, state=state, alpha=verdict.alpha, **sizes, **counts)
+
+
+def drift_text(
+    verdict: DriftVerdict,
+    lang: str = "en",
+) -> str:
+    "The verdict as plain text."
+    told = [f for f in _ordered(verdict) if f.state != "stable"]
+    lines = ["  ".join(cell for cell in _row(f, lang) if cell != "–") for f in told]
+    return "\n".join([_caption(verdict, lang), *lines, *(note.text(lang) for note in verdict.notes)])
 
 # %% ../../nbs/51_monitoring.drift.ipynb #profile-file
 def _days_of(

@@ -16,15 +16,15 @@ import pyarrow.compute as pc
 from ..core.errors import InputError
 from ..core.facts import Fact
 from ..data.contract import Contract, Target
-from .simulate import OUTCOME_KIND
+from .rehearsal import OUTCOME_KIND
 from .tables import encode_table
 from ..poc.metrics import Answers, Metric, called, event, metric_for
 from ..stats.intervals import proportion, to_fact
 from ..stats.profiles import Encoded, Profile, build_column
 
 # %% auto #0
-__all__ = ['window_of_log', 'with_status', 'input_columns', 'answer_kinds', 'answer_columns', 'with_answers', 'window_profile',
-           'truth_of', 'answers_of', 'Realised', 'realise']
+__all__ = ['ANSWER', 'window_of_log', 'with_status', 'input_columns', 'answer_kinds', 'answer_columns', 'with_answers',
+           'window_profile', 'truth_of', 'answers_of', 'Realised', 'realise']
 
 # %% ../../nbs/54_monitoring.performance.ipynb #slice
 def window_of_log(
@@ -50,6 +50,9 @@ def with_status(
     return log.filter(pc.is_in(log["status"], pa.array(statuses, pa.string())))
 
 # %% ../../nbs/54_monitoring.performance.ipynb #columns
+ANSWER = "answer."  # what the names of answers begin with
+
+
 def input_columns(
     log: pa.Table,
     contract: Contract,
@@ -182,14 +185,14 @@ _MORE = {
     "multiclass": ("accuracy", "log_loss"),
     "regression": ("r2", "rmse", "mae"),
 }
-_STATES = {"met": "stable", "missed": "drift", "straddles": "inconclusive"}
+_STATES = {"met": "go", "missed": "no-go", "straddles": "conditional"}
 
 
 @dataclass(frozen=True)
 class Realised:
     "How right a window's answers were, as far as outcomes have arrived."
 
-    state: str  # stable (the promise holds), drift (it does not), inconclusive, not-assessed
+    state: str  # of the promise: go, no-go, conditional (not known yet) or not-assessed
     facts: tuple[Fact, ...]  # the promised metric first
     labelled: int
     answered: int

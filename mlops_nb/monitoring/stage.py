@@ -6,35 +6,44 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from ..bundle.format import Bundle, load_bundle
 from ..charter import Performance, load_frozen
-from ..core.errors import InputError
+from ..core.errors import InputError, require
 from ..core.facts import Fact
 from ..core.files import read_json, write_json
 from ..core.hashing import sha256_file
 from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from .diagnosis import Finding, diagnose
-from .drift import DriftVerdict, compare
-from .performance import counts, join_outcomes, log_between, performance_facts, realised_answers
-from .policy import Policy, WindowPlan, load_policy
-from .rehearsal import Sent, apply_changes, read_future, send_outcomes, send_rows, slice_windows
+from .drift import DriftVerdict, compare_profiles
+from mlops_nb.monitoring.performance import (
+    ANSWER,
+    Realised,
+    input_columns,
+    realise,
+    window_of_log,
+    window_profile,
+    with_answers,
+    with_status,
+)
+from .policy import Policy, load_policy
+from .rehearsal import Sent, apply_changes, send_window, window_slices
 from ..serving.log import read_log, read_outcomes
+from ..stats.intervals import proportion, to_fact
 from ..stats.profiles import Profile
 from ..trial.server import running
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # %% auto #0
-__all__ = ['Passed', 'Setting', 'Found', 'judge_window', 'run_monitor']
+__all__ = ['Setting', 'read_setting', 'Future', 'read_future', 'rehearse', 'Window', 'judge_window', 'window_facts', 'window_doc',
+           'run_monitor']
 
 # %% ../../nbs/56_monitoring.stage.ipynb #setting
 @dataclass(frozen=True)
@@ -42,170 +51,216 @@ class Setting:
     "What the windows are compared with and judged by."
 
     bundle: Bundle
-    profile: Profile
+    reference: Profile  # of inputs and answers
     policy: Policy
     promise: Performance
 
 
-def _setting(
+def _predictions_file(
+    ws: Workspace,
+) -> Path:
+    "Where the trial left the answers to the held-out rows."
+    return ws.evidence / "trial.predictions.parquet"
+
+
+def read_setting(
     ws: Workspace,
 ) -> Setting:
-    "The registered bundle, its reference, the policy and the promise; raises `InputError` when something is absent."
+    "The accepted bundle, its reference, the policy and the promise; raises `InputError` when something is absent."
     bundle = load_bundle(ws.root / stage_evidence(ws, "export").data["candidate"]["path"])
     if bundle.profile_path is None:
         raise InputError("the bundle has no reference profile", where=bundle.path.name, fix="export it again")
+    file = _predictions_file(ws)
+    if not file.exists():
+        raise InputError("not there yet", where=ws.relative(file), fix=f"run 'mlops-nb trial {ws.root.name}' first")
+    reference = with_answers(Profile.load(bundle.profile_path), pq.ParquetFile(file).read(), bundle.contract.target)
     promise = load_frozen(ws).charter.criteria.performance
-    return Setting(bundle, Profile.load(bundle.profile_path), load_policy(ws.policy_file), promise)
+    return Setting(bundle, reference, load_policy(ws.policy_file), promise)
+
+# %% ../../nbs/56_monitoring.stage.ipynb #future
+@dataclass(frozen=True)
+class Future:
+    "The rows nothing was trained, tuned or judged on."
+
+    rows: list[dict[str, Any]]  # as a client sends them
+    truth: list[Any]  # class names or values
+    unit_ids: list[str]  # empty when the contract names no unit
+
+
+def read_future(
+    ws: Workspace,
+    bundle: Bundle,
+) -> Future:
+    "The future split; its targets are told to the server as outcomes, and to nothing else."
+    frames = require("mlops_nb.data.frames", "lab")
+    table = require("pandas", "lab").read_parquet(ws.split("future"))
+    contract, target = bundle.contract, bundle.contract.target
+    found = frames.labels(contract, table).tolist()
+    truth = [target.classes[k] for k in found] if target.classes else found
+    units = table[contract.unit_id].astype(str).tolist() if contract.unit_id in table else []
+    return Future(frames.rows(contract, table), truth, units)
 
 # %% ../../nbs/56_monitoring.stage.ipynb #rehearse
-Passed = tuple[WindowPlan, Sent]
-
-
-def _rehearse(
+def rehearse(
     ws: Workspace,
     s: Setting,
     log_dir: Path,
-) -> list[Passed]:
-    "Send every window, then its outcomes, through the real server."
+) -> list[Sent]:
+    "Send every window and its outcomes through the real server; raises `InputError` for a policy that does not fit."
+    future, plans = read_future(ws, s.bundle), s.policy.window
+    parts = list(zip(plans, window_slices(plans, len(future.rows)), strict=True))
+    changed = [apply_changes(future.rows[part], plan, s.bundle.contract) for plan, part in parts]
     baseline = ws.root / stage_evidence(ws, "export").data["baseline"]["path"]
     settings = ws.settings().model_copy(update={"serve_basis": "simulated"})
-    parts = slice_windows(read_future(ws.split("future")), s.policy)
-    changed = [(window, rows, apply_changes(rows, window.changes)) for window, rows in parts]
-    passed = []
     with running(
         (s.bundle.path, baseline), log_dir=log_dir, state_dir=ws.state / "monitor", settings=settings
     ) as client:
-        for window, rows, sent_as in changed:
-            sent = send_rows(client, s.bundle.contract, sent_as)
-            send_outcomes(client, s.bundle.contract, rows, sent)
-            passed.append((window, sent))
-    return passed
+        return [
+            send_window(client, plan, rows, future.truth[part], future.unit_ids[part])
+            for (plan, part), rows in zip(parts, changed, strict=True)
+        ]
 
 # %% ../../nbs/56_monitoring.stage.ipynb #found
 @dataclass(frozen=True)
-class Found:
+class Window:
     "What is known of one window."
 
-    window: WindowPlan
+    sent: Sent
     rows: int
     refused: int
     drift: DriftVerdict
-    facts: tuple[Fact, ...]
+    realised: Realised
     findings: tuple[Finding, ...]
-    counts: dict[str, int] | None
 
     @property
-    def promise(self) -> str:
-        "State of the promised metric."
-        return _promise_state(self.facts)
+    def name(self) -> str:
+        "How the policy calls it."
+        return self.sent.plan.name
 
     @property
     def state(self) -> str:
         "alert, drift, inconclusive or stable."
-        return "alert" if self.promise == "no-go" else self.drift.verdict
-
-
-def _promise_state(
-    facts: tuple[Fact, ...],
-) -> str:
-    "State of the metric that has one."
-    return next((f.state for f in facts if f.state), "not-assessed")
+        return "alert" if self.realised.state == "no-go" else self.drift.verdict
 
 # %% ../../nbs/56_monitoring.stage.ipynb #judge
-def _columns(
-    records: pd.DataFrame,  # Of the prediction log
-    s: Setting,
-) -> Mapping[str, NDArray[Any]]:
-    "The inputs of a window, encoded."
-    sent = {c.name: records[f"in.{c.name}"] for c in s.bundle.contract.columns if f"in.{c.name}" in records}
-    return s.bundle.contract.encode(sent)
-
-
 def judge_window(
-    window: WindowPlan,
     sent: Sent,
-    log_dir: Path,
+    log: pa.Table,
+    outcomes: pa.Table,
     s: Setting,
-) -> Found:
+) -> Window:
     "Compare one window with the reference and with the promise, from the log alone."
-    records = log_between(read_log(log_dir), sent.begun, sent.ended)
-    if records.empty:
+    records = window_of_log(log, sent.start, sent.end, s.bundle.version)
+    if not records.num_rows:
         raise InputError(
-            "the prediction log holds no record of the window", where=window.name, fix="look at the server's log"
+            "no record of the window in the prediction log", where=sent.plan.name, fix="see the server's output"
         )
-    columns = _columns(records, s)
-    verdict = compare(s.profile, columns, s.policy.alpha, s.policy.floor)
-    answers = realised_answers(join_outcomes(records, read_outcomes(log_dir)), s.bundle.contract)
-    facts = performance_facts(answers, s.promise, window.name)
-    findings = diagnose(verdict, s.profile, columns, _promise_state(facts))
-    refused = int((~records["status"].isin(["ok", "degraded"])).sum())
-    return Found(window, len(records), refused, verdict, facts, findings, counts(answers))
+    current = window_profile(records, s.reference, s.bundle.contract)
+    verdict = compare_profiles(s.reference, current, s.policy.alpha, s.policy.floor, s.policy.visible)
+    answered, target = with_status(records, "ok", "degraded"), s.bundle.contract.target
+    realised = realise(answered, outcomes, target, sent.plan.name, s.promise.metric, s.promise.threshold)
+    refused = with_status(records, "rejected").num_rows
+    inputs = input_columns(records, s.bundle.contract)
+    findings = diagnose(verdict, s.reference, inputs, realised.state, refused / records.num_rows)
+    return Window(sent, records.num_rows, refused, verdict, realised, findings)
 
-# %% ../../nbs/56_monitoring.stage.ipynb #window-facts
-def _window_facts(
-    found: Found,
-) -> tuple[Fact, ...]:
+# %% ../../nbs/56_monitoring.stage.ipynb #facts
+def window_facts(
+    window: Window,
+) -> tuple[Fact, ...]:  # Those of the promise first
     "The figures of a window; everything of a rehearsal is simulated."
-    name, n = found.window.name, found.rows
-    own = (
+    name, n = window.name, window.rows
+    drifted = len(window.drift.drifted)
+    state, method = window.drift.verdict, "weighted-holm"
+    own = [
+        Fact(f"window.drifted/{name}", drifted, "1", n=n, method=method, threshold=window.drift.alpha, state=state),
         Fact(f"window.rows/{name}", n, "rows"),
-        Fact(f"window.refused/{name}", found.refused / n, n=n),
-        Fact(
-            f"window.drifted/{name}",
-            len(found.drift.drifted),
-            "1",
-            n=n,
-            method="weighted-holm",
-            state=found.drift.verdict,
-        ),
-    )
-    return tuple(replace(f, basis="simulated") for f in (*own, *found.facts))
+        to_fact(proportion(window.refused, n), f"window.refused/{name}"),
+    ]
+    if window.realised.answered:
+        own.append(Fact(f"window.labelled/{name}", window.realised.labelled / window.realised.answered, n=n))
+    counts = window.realised.counts or {}
+    own += [Fact(f"window.{k}/{name}", counts[k], "1", n=counts["rows"]) for k in ("actions", "hits") if k in counts]
+    return tuple(replace(f, basis="simulated") for f in (*window.realised.facts, *own))
+
+# %% ../../nbs/56_monitoring.stage.ipynb #layers
+def _layers(
+    window: Window,
+) -> dict[str, Any]:
+    "The state of each layer."
+    inputs = {f.state for f in window.drift.features if not f.name.startswith(ANSWER)}
+    answers = {f.state for f in window.drift.features if f.name.startswith(ANSWER)}
+    return {
+        "data": {"state": _worst(inputs), "rows": window.rows, "refused": window.refused},
+        "model": {"state": _worst(answers), "promise": window.realised.state, "labelled": window.realised.labelled},
+        "business": {
+            "state": "not-assessed" if window.realised.counts is None else "counted",
+            "counts": window.realised.counts,
+        },
+    }
 
 
-def _window_doc(
-    found: Found,
+_WORST = ("alert", "drift", "inconclusive", "stable")
+
+
+def _worst(
+    states: Collection[str],
+) -> str:
+    "The state that outweighs the others."
+    return next((s for s in _WORST if s in states), "inconclusive")
+
+
+def window_doc(
+    window: Window,
     facts: tuple[Fact, ...],
 ) -> dict[str, Any]:
     "windows/NAME.json."
     return {
         "v": 1,
-        "name": found.window.name,
+        "name": window.name,
         "basis": "simulated",
-        "state": found.state,
-        "rows": found.rows,
-        "refused": found.refused,
-        "changes": [c.model_dump(exclude_defaults=True) for c in found.window.changes],
-        "drift": found.drift.to_dict(),
-        "diagnosis": [f.to_dict() for f in found.findings],
-        "counts": found.counts,
+        "state": window.state,
+        "rows": window.rows,
+        "refused": window.refused,
+        "changes": [c.model_dump(exclude_defaults=True) for c in window.sent.plan.changes],
+        "layers": _layers(window),
+        "drift": window.drift.to_dict(),
+        "diagnosis": [f.to_dict() for f in window.findings],
+        "counts": window.realised.counts,
         "facts": [f.to_dict() for f in facts],
     }
 
 # %% ../../nbs/56_monitoring.stage.ipynb #evidence
-_WORST = ("alert", "drift", "inconclusive", "stable")
+def _listed(
+    window: Window,
+    file: Path,
+) -> dict[str, Any]:
+    "A window as the evidence lists it."
+    causes = [f.cause for f in window.findings]
+    told = {"state": window.state, "causes": causes, "drifted": list(window.drift.drifted)}
+    return {"name": window.name, **told, "sha256": sha256_file(file)}
 
 
-def _evidence(
+def _write_windows(
     ws: Workspace,
     s: Setting,
-    found: list[Found],
+    windows: list[Window],
 ) -> Evidence:
     "Write the windows and gather the evidence."
-    facts: list[Fact] = []
-    listed = []
-    for window in found:
-        own = _window_facts(window)
-        file = write_json(ws.windows / f"{window.window.name}.json", _window_doc(window, own))
-        facts += own
-        causes = [f.cause for f in window.findings]
-        listed.append(
-            {"name": window.window.name, "state": window.state, "causes": causes, "sha256": sha256_file(file)}
-        )
-    states = {w.state for w in found}
-    verdict = next((state for state in _WORST if state in states), "inconclusive")
-    data = {"windows": listed, "verdict": verdict, "basis": "simulated", "bundle": s.bundle.id, "alpha": s.policy.alpha}
-    inputs = ws.sources(ws.policy_file, ws.split("future"), ws.frozen_file)
-    return Evidence("monitor", tuple(facts), data, inputs, (Message("monitor.rehearsed", {"windows": len(found)}),))
+    shutil.rmtree(ws.windows, ignore_errors=True)
+    facts = {w.name: window_facts(w) for w in windows}
+    files = [write_json(ws.windows / f"{w.name}.json", window_doc(w, facts[w.name])) for w in windows]
+    data: Mapping[str, Any] = {
+        "windows": [_listed(w, f) for w, f in zip(windows, files, strict=True)],
+        "verdict": _worst({w.state for w in windows}),
+        "basis": "simulated",
+        "bundle": s.bundle.id,
+        "alpha": s.policy.alpha,
+    }
+    read = [ws.split("future"), ws.frozen_file, _predictions_file(ws), s.bundle.path / "manifest.json"]
+    inputs = ws.sources(*read, *([ws.policy_file] if ws.policy_file.exists() else []))
+    rehearsed = Message("monitor.rehearsed", {"windows": len(windows)})
+    return Evidence("monitor", tuple(f for w in windows for f in facts[w.name]), dict(data), inputs, (rehearsed,))
 
 # %% ../../nbs/56_monitoring.stage.ipynb #run
 def run_monitor(
@@ -217,11 +272,10 @@ def run_monitor(
         raise InputError(
             f"the decision is '{decision}'", where=ws.decision_file.name, fix="only an accepted model is monitored"
         )
-    s = _setting(ws)
-    log_dir = ws.logs / "rehearsal"
+    s, log_dir = read_setting(ws), ws.logs / "rehearsal"
     shutil.rmtree(log_dir, ignore_errors=True)
-    shutil.rmtree(ws.windows, ignore_errors=True)
-    passed = _rehearse(ws, s, log_dir)
-    evidence = _evidence(ws, s, [judge_window(window, sent, log_dir, s) for window, sent in passed])
+    sent = rehearse(ws, s, log_dir)
+    log, outcomes = read_log(log_dir), read_outcomes(log_dir)
+    evidence = _write_windows(ws, s, [judge_window(w, log, outcomes, s) for w in sent])
     write_evidence(ws, evidence)
     return evidence
