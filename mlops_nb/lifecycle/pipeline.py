@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..charter import load_charter
-from ..core.errors import InputError, MlopsError, MissingExtra, Refused, Unverifiable
+from ..core.errors import InputError, MissingExtra, MlopsError, Refused, Unverifiable
 from ..core.files import atomic_write, read_json, write_json
 from ..core.processes import RUN_PID, start
 from ..core.workspace import Workspace
