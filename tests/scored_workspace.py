@@ -15,7 +15,7 @@ from mlops_nb.core.files import write_json
 from mlops_nb.core.workspace import Evidence, Workspace, write_evidence
 from mlops_nb.data.columns import Column
 from mlops_nb.data.contract import Contract, Target
-from mlops_nb.poc.scorecard import predictions_file
+from mlops_nb.poc.case import predictions_file
 
 CHARTER = """
 status = "reviewed"

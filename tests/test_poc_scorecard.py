@@ -11,9 +11,8 @@ import pytest
 from mlops_nb.core.errors import InputError
 from mlops_nb.core.messages import Message
 from mlops_nb.core.workspace import Workspace, evidence_file
+from mlops_nb.poc.case import open_case, predictions_file
 from mlops_nb.poc.scorecard import (
-    open_case,
-    predictions_file,
     production_packages,
     run_score,
     score_evidence,

@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..charter import Charter, Frozen, load_frozen
+from ..charter import load_frozen
 from ..core.display import Table
 from ..core.errors import InputError, require
 from ..core.facts import Fact, Source, from_source
 from ..core.hashing import sha256_file
 from ..core.messages import Message, label, number
-from ..core.workspace import Evidence, Workspace, evidence_of, stage_evidence, write_evidence
-from ..data.contract import Contract, load_contract
+from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from ..data.frames import labels
+from .case import Case, HeldOut, open_case, predictions_file
 from mlops_nb.poc.criteria import (
     Scored,
     data_quality,
@@ -36,7 +36,8 @@ from mlops_nb.poc.criteria import (
 )
 from .evaluation import evaluate, gain
 from .fairness import group_labels, judge_fairness
-from .metrics import Answers, Metric, metric_for
+from .metrics import Metric, metric_for
+from .runs import read_run
 from mlops_nb.poc.security import (
     find_pickles,
     find_secrets,
@@ -49,159 +50,29 @@ from mlops_nb.poc.security import (
 from .verdict import CONDITIONAL, CRITERIA, GO, Verdict, strongest
 from ..stats.intervals import to_fact
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # %% auto #0
-__all__ = ['AXES', 'read_answers', 'HeldOut', 'predictions_file', 'read_held_out', 'Case', 'open_case', 'baseline_gain',
-           'performance', 'fairness', 'working_files', 'judged_files', 'production_packages', 'security', 'score',
-           'score_evidence', 'run_score', 'Scorecard', 'scorecard']
-
-# %% ../../nbs/27_poc.scorecard.ipynb #columns
-def _column(
-    table: pd.DataFrame,
-    name: str,
-    where: str,
-) -> NDArray[Any]:
-    "A column of the predictions; raises `InputError` when it is absent."
-    if name not in table:
-        raise InputError(f"no column '{name}'", where=where, fix="run the trial again")
-    return np.asarray(table[name].to_numpy())
-
-
-def _numbers(
-    table: pd.DataFrame,
-    name: str,
-    where: str,
-) -> NDArray[np.float64]:
-    "A column of finite numbers."
-    found = _column(table, name, where).astype(np.float64)
-    if not np.isfinite(found).all():
-        raise InputError(f"column '{name}' holds something that is no finite number", where=where)
-    return found
-
-# %% ../../nbs/27_poc.scorecard.ipynb #answers
-def read_answers(
-    table: pd.DataFrame,  # predictions, of some or all rows
-    contract: Contract,
-    truth: NDArray[Any],  # labels of the same rows
-    where: str = "predictions",
-) -> Answers:
-    "Pair what was answered with what was true; raises `InputError` naming the column that does not fit."
-    target = contract.target
-    if target.task == "regression":
-        return Answers(target.task, truth, value=_numbers(table, "value", where))
-    share = np.column_stack([_numbers(table, f"p.{c}", where) for c in target.classes])
-    index = {c: k for k, c in enumerate(target.classes)}
-    said = [index.get(str(c), -1) for c in _column(table, "label", where)]
-    if -1 in said:
-        raise InputError(
-            f"'{table['label'].iloc[said.index(-1)]}' is no class of the contract", where=f"{where}: label"
-        )
-    positive = index.get(target.positive, 1)
-    return Answers(target.task, truth, np.array(said, dtype=np.int64), share, classes=target.classes, positive=positive)
-
-# %% ../../nbs/27_poc.scorecard.ipynb #held-out
-@dataclass(frozen=True)
-class HeldOut:
-    "The held-out rows, with what was answered to them."
-
-    answers: Answers
-    rows: pd.DataFrame  # the same rows, as the split holds them
-    unanswered: int  # rows of test without an answer
-
-
-def predictions_file(
-    ws: Workspace,
-) -> Path:
-    "Where the trial leaves the server's answers to the held-out rows."
-    return ws.evidence / "trial.predictions.parquet"
-
-
-def read_held_out(
-    ws: Workspace,
-    contract: Contract,
-) -> HeldOut:
-    "Open the test labels; raises `InputError` when the answers do not fit the rows."
-    pandas, file = require("pandas", "lab"), predictions_file(ws)
-    if not file.exists():
-        raise InputError("not there yet", where=ws.relative(file), fix=f"run 'mlops-nb trial {ws.root.name}' first")
-    test, table = pandas.read_parquet(ws.split("test")), pandas.read_parquet(file)
-    position = _column(table, "row", ws.relative(file)).astype(np.int64)
-    if len(np.unique(position)) != len(position) or (
-        len(position) and not 0 <= position.min() <= position.max() < len(test)
-    ):
-        raise InputError(
-            "'row' is not a position in the test split", where=ws.relative(file), fix="run the trial again"
-        )
-    rows = test.iloc[position].reset_index(drop=True)
-    answers = read_answers(table, contract, labels(contract, rows), ws.relative(file))
-    return HeldOut(answers, rows, len(test) - len(rows))
-
-# %% ../../nbs/27_poc.scorecard.ipynb #case
-@dataclass(frozen=True)
-class Case:
-    "All that is judged."
-
-    ws: Workspace
-    frozen: Frozen
-    contract: Contract
-    evidence: Mapping[str, Evidence]  # by stage
-    held: HeldOut | None  # None without a trial
-
-    @property
-    def charter(self) -> Charter:
-        "The promises."
-        return self.frozen.charter
-
-    def hashes(
-        self,
-        *paths: Path,
-    ) -> dict[str, str]:
-        "Evidence by path and hash."
-        return self.ws.sources(*paths)
-
-
-def open_case(
-    ws: Workspace,
-) -> Case:
-    "Read what the stages left; stages that have not run leave their criteria not assessed."
-    contract = load_contract(ws.contract_file)
-    held = read_held_out(ws, contract) if predictions_file(ws).exists() else None
-    return Case(ws, load_frozen(ws), contract, evidence_of(ws, ("data", "poc", "export", "trial")), held)
+__all__ = ['SHIPPED_SEED', 'AXES', 'baseline_gain', 'performance', 'fairness', 'working_files', 'judged_files',
+           'production_packages', 'security', 'score', 'score_evidence', 'run_score', 'Scorecard', 'scorecard']
 
 # %% ../../nbs/27_poc.scorecard.ipynb #gain
-def _valid_answers(
-    case: Case,
-    prefix: str,  # "baseline." or nothing
-) -> Answers | None:  # None when the first run left no predictions
-    "What the first run of the notebook answered on valid."
-    runs = case.evidence["poc"].data.get("seeds", []) if "poc" in case.evidence else []
-    file = case.ws.root / str(runs[0]["path"]) if runs else None
-    if file is None or not file.exists():
-        return None
-    pandas = require("pandas", "lab")
-    table = pandas.read_parquet(file)
-    own = {c.removeprefix(prefix): table[c] for c in table.columns if c.startswith(prefix)}
-    shares = [f"p.{c}" for c in case.contract.target.classes]
-    if prefix and all(s in own for s in shares) and shares:
-        best = np.column_stack([own[s] for s in shares]).argmax(axis=1)
-        own["label"] = np.array(case.contract.target.classes, dtype=object)[best]
-    truth = labels(case.contract, pandas.read_parquet(case.ws.split("valid")))
-    return read_answers(pandas.DataFrame(own), case.contract, truth, case.ws.relative(file))
+SHIPPED_SEED = 0  # the run whose model is exported
 
 
 def baseline_gain(
     case: Case,
     metric: Metric,
-) -> Fact | None:
+) -> Fact | None:  # None when the notebook left no baseline, or the metric does not exist on these rows
     "What the model adds to the baseline on the same rows."
-    try:
-        model, baseline = _valid_answers(case, ""), _valid_answers(case, "baseline.")
-        found = gain(metric, model, baseline) if model and baseline else None
-    except InputError:  # a notebook without a baseline, or rows on which the metric does not exist
+    valid, run_file = case.ws.split("valid"), case.ws.runs / f"seed-{SHIPPED_SEED}" / "predictions.parquet"
+    if not (valid.exists() and run_file.exists()):
         return None
-    return to_fact(found, "performance.gain", threshold=0.0) if found else None
+    truth = labels(case.contract, require("pandas", "lab").read_parquet(valid))
+    try:
+        run = read_run(case.ws, case.contract, SHIPPED_SEED, truth)
+        found = gain(metric, run.model, run.baseline)
+    except InputError:
+        return None
+    return to_fact(found, "performance.gain", threshold=0.0)
 
 # %% ../../nbs/27_poc.scorecard.ipynb #performance
 def _train_truth(
