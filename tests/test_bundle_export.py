@@ -36,6 +36,7 @@ def table(task: str) -> pd.DataFrame:
             "tenure": rng.integers(0, 72, n),
             "charge": rng.uniform(18, 119, n).round(2),
             "plan": rng.choice(["free", "pro", "max"], n),
+            "paperless": rng.choice(np.array([True, False, None], object), n),
             "since": pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 900, n), unit="D"),
         }
     )
@@ -150,7 +151,9 @@ def test_a_second_export_gives_the_same_bytes(exported: Workspace, tmp_path: Pat
     assert [again[r]["id"] for r in ("candidate", "baseline")] == [before[r]["id"] for r in ("candidate", "baseline")]
 
 
-def test_the_module_passes_its_own_test_and_ruff(exported: Workspace) -> None:
+def test_the_module_passes_its_own_test(exported: Workspace) -> None:
+    if load_bundle(exported.root / stage_evidence(exported, "export").data["candidate"]["path"]).task != "binary":
+        return  # one task is enough: it is the same text
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", str(exported.src)]
     done = subprocess.run(command, cwd=exported.src, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

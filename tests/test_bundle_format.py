@@ -27,15 +27,19 @@ CONTRACT = Contract(
         Column("age", "number", integer=True, nullable=True, low=0, high=99),
         Column("plan", "category", levels=("a", "b")),
         Column("since", "datetime"),
+        Column("paperless", "boolean", nullable=True),
     ),
     Target("churn", "binary", ("No", "Yes"), "Yes"),
 )
 SIGNATURE = Signature(
     "columns",
-    (Tensor("age", "float32"), Tensor("plan", "string"), Tensor("since", "int64")),
+    (Tensor("age", "float32"), Tensor("plan", "string"), Tensor("since", "int64"), Tensor("paperless", "string")),
     {"label": "label", "probability": "probability"},
 )
-ROWS = ({"age": 3, "plan": "a", "since": "2020-01-01"}, {"age": None, "plan": "unseen", "since": "2020-01-02"})
+ROWS = (
+    {"age": 3, "plan": "a", "since": "2020-01-01", "paperless": True},
+    {"age": None, "plan": "unseen", "since": "2020-01-02", "paperless": None},
+)
 GOLDEN = Golden(ROWS, np.array([[0.3, 0.7], [0.6, 0.4]]), ("sample", "edge"))
 HEAD: dict[str, Any] = {"name": "churn", "signature": SIGNATURE.to_dict(), "tolerance": {"atol": 1e-5, "rtol": 0.0}}
 FILES = dict.fromkeys(REQUIRED, b"-\n") | {

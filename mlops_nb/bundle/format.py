@@ -286,7 +286,7 @@ def golden_bytes(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"number": pa.float64()}
+    types = {"number": pa.float64(), "boolean": pa.bool_()}
     columns = {"kind": pa.array(golden.kinds, pa.string())}
     if golden.packed is not None:
         columns["in"] = pa.array(list(golden.packed))
