@@ -165,6 +165,10 @@ def add_monitoring(ws: Workspace, columns: list[str]) -> None:
                 basis="simulated",
             )
         )
+        facts += [
+            Fact(f"window.{k}/{name}", v - n, "1", n=300 - n, basis="simulated")
+            for k, v in (("actions", 40), ("hits", 25))
+        ]
     listed = [{"name": w["name"], "state": w["state"]} for w in windows]
     write_evidence(ws, Evidence("monitor", tuple(facts), {"windows": listed}))
 
@@ -200,7 +204,7 @@ def add_value(ws: Workspace) -> None:
 def full_workspace(root: Path, columns: list[str] | None = None, **options: Any) -> Workspace:
     "A workspace with all three reports' material."
     ws = reporting_workspace(root, **options)
-    add_monitoring(ws, columns or ["tenure", "contract", "monthly_charges"])
+    add_monitoring(ws, columns or ["answer.p.Yes", "tenure", "contract", "monthly_charges"])
     add_value(ws)
     return ws
 

@@ -18,12 +18,13 @@ from .page import DASH, Piece, Writer, bullets, code, fact_table, section, state
 from .sections import front
 
 # %% auto #0
-__all__ = ['TERMS', 'windows_of', 'verdict', 'first_screen', 'headline_facts', 'diagnosis_section', 'realised_facts',
+__all__ = ['TERMS', 'ANSWER', 'windows_of', 'verdict', 'first_screen', 'headline_facts', 'diagnosis_section', 'realised_facts',
            'windows_section', 'data_section', 'model_section', 'business_section', 'rules_section']
 
 # %% ../../nbs/76a_reporting.drift.ipynb #windows
 TERMS = ("window", "drift", "effect", "p_adjusted", "inconclusive", "realised", "basis", "ledger", "root")
-_WORST = ("drift", "alert", "inconclusive", "stable")
+_WORST = ("alert", "drift", "inconclusive", "stable")
+ANSWER = "answer."  # How the monitor names the columns of the answers
 
 
 def windows_of(
@@ -62,6 +63,14 @@ def _fact_of(
     "A number of a window's file as a fact."
     basis = str(window.get("basis") or "measured")
     return Fact(f"{id}", value, unit, basis=basis, source=m.source(window["file"]), **more)
+
+
+def _features(
+    window: Mapping[str, Any],
+    answers: bool,  # Of the model's answers, or of the data that came in
+) -> list[Mapping[str, Any]]:
+    "The columns of a window that belong to a layer."
+    return [f for f in _drift_of(window).get("features", ()) if str(f.get("name", "")).startswith(ANSWER) == answers]
 
 
 def _state_of(
@@ -132,10 +141,7 @@ def _diagnosis_rows(
     rows: list[tuple[str, ...]] = []
     for n, entry in enumerate(entries):
         place = f"{window['name']}.{n}"
-        said = _sentence(w, entry.get("reason"), f"cause.{place}", m, window, "cause")
-        cause = Markup("<strong>{}</strong> {}").format(
-            _sentence(w, entry.get("cause"), place, m, window, "cause"), said if entry.get("reason") else ""
-        )
+        cause = _sentence(w, entry.get("reason") or entry.get("cause"), f"cause.{place}", m, window, "cause")
         action = _sentence(w, entry.get("action"), f"action.{place}", m, window, "action")
         ruled = [
             _sentence(w, r, f"ruled.{place}.{k}", m, window, "cause") for k, r in enumerate(entry.get("ruled_out", ()))
@@ -193,6 +199,7 @@ def windows_section(
     header = (
         w.label("word.window"),
         ">" + w.label("word.size"),
+        ">" + w.label("drift.refused"),
         w.label("word.basis"),
         w.label("drift.changes"),
         w.label("drift.drifted"),
@@ -216,13 +223,17 @@ def _window_row(
 ) -> tuple[str, ...]:
     "One window: size, basis, what was changed on purpose, drifted columns, realised metric, state."
     rows = _rows_of(m, window)
-    drifted = [str(f["name"]) for f in _drift_of(window).get("features", ()) if f.get("state") == "drift"]
+    drifted = [
+        str(f["name"]) for f in (*_features(window, False), *_features(window, True)) if f.get("state") == "drift"
+    ]
     names = Markup(", ").join(code(d) for d in drifted[:4]) + (Markup(" …") if len(drifted) > 4 else Markup(""))
     changed = [_change_words(w, c) for c in window.get("changes", ())]
     shown = Markup("{}<small>{}</small>").format(w.fact(realised), w.fact(realised, "interval")) if realised else DASH
+    refused = m.fact(f"window.refused/{window['name']}")
     return (
         str(window["name"]),
         w.fact(rows),
+        w.fact(refused) if refused else DASH,
         w.fact(rows, "basis"),
         ", ".join(changed) or DASH,
         names or DASH,
@@ -261,10 +272,10 @@ def _trend(
         w.lang,
         threshold=threshold,
     )
-    return figure(w, svg, w.label("figure.series.caption"), facts)
+    return figure(w, svg, w.text("figure.series.caption", name=title), facts)
 
 # %% ../../nbs/76a_reporting.drift.ipynb #feature-facts
-_MOST_COLUMNS = 12
+_MOST_COLUMNS, _FEWEST_COLUMNS = 12, 5
 
 
 def _feature_facts(
@@ -285,6 +296,7 @@ def _feature_facts(
     found = {"effect": _fact_of(m, window, f"column.effect/{about}", feature.get("effect"), **size)}
     found["p"] = _fact_of(m, window, f"column.p_adjusted/{about}", feature.get("p_adjusted"), "p", n=n)
     unit = "1" if feature.get("about") == "median" else ""  # a value of the column; else a share
+    found["need"] = _fact_of(m, window, f"column.n_needed/{about}", feature.get("n_needed"), "1")
     for key in ("before", "after"):
         found[key] = _fact_of(m, window, f"column.{key}/{about}", feature.get(key), unit, n=n)
     return found
@@ -300,17 +312,19 @@ def _nearest(
         p = feature.get("p_adjusted")
         return order.get(str(feature.get("state")), 3), -1.0 if p is None else float(p)
 
-    return sorted(features, key=rank)[:_MOST_COLUMNS]
+    moved = sum(f.get("state") != "stable" for f in features)
+    return sorted(features, key=rank)[: _MOST_COLUMNS if moved else _FEWEST_COLUMNS]
 
 # %% ../../nbs/76a_reporting.drift.ipynb #data-layer
-def data_section(
+def _column_tables(
     m: Material,
-) -> Piece:
-    "The columns of each window."
-    w = Writer(m.lang)
+    w: Writer,
+    answers: bool,
+) -> list[str]:
+    "The columns of a layer, window by window."
     body: list[str] = []
     for window in windows_of(m):
-        features = list(_drift_of(window).get("features", ()))
+        features = _features(window, answers)
         shown = _nearest(features)
         if shown:
             body += [
@@ -318,6 +332,15 @@ def data_section(
                 _window_table(m, w, window, shown),
                 _left_out(m, w, window, features, shown),
             ]
+    return body
+
+
+def data_section(
+    m: Material,
+) -> Piece:
+    "The columns of each window."
+    w = Writer(m.lang)
+    body = _column_tables(m, w, False)
     return section(w, "layer-data", *(body or [Markup('<p class="none">{}</p>').format(w.text("page.nothing"))]))
 
 
@@ -329,27 +352,42 @@ def _window_table(
 ) -> Markup:
     "The columns of one window, drawn and listed."
     facts = [(f, _feature_facts(m, window, f)) for f in shown]
+    asked = any(f.get("n_needed") is not None for f in shown)
+    numbers = (
+        "drift.before",
+        "drift.after",
+        "drift.effect",
+        "word.interval",
+        "drift.p",
+        *(["drift.need"] if asked else []),
+    )
     header = (
         w.label("word.column"),
         w.label("drift.moved"),
-        *(f">{w.label(k)}" for k in ("drift.before", "drift.after", "drift.effect", "word.interval", "drift.p")),
+        *(f">{w.label(k)}" for k in numbers),
         w.label("word.state"),
     )
-    rows = [
-        (
-            code(str(f["name"])),
-            _moved(w, f),
-            w.fact(x["before"]),
-            w.fact(x["after"]),
-            w.fact(x["effect"]),
-            w.fact(x["effect"], "interval"),
-            w.fact(x["p"]),
-            w.state(x["effect"]),
-        )
-        for f, x in facts
-    ]
+    rows = [_column_row(w, f, x, asked) for f, x in facts]
     caption = w.text("drift.columns.caption", window=str(window["name"]))
-    return Markup("{}{}").format(_effects(w, window, facts), table(w, str(caption), header, rows))
+    return Markup("{}{}").format(_effects(w, window, facts), table(w, str(caption), header, rows, quiet=True))
+
+
+def _column_row(
+    w: Writer,
+    feature: Mapping[str, Any],
+    facts: Mapping[str, Fact],
+    asked: bool,  # Whether the table says how many rows would decide
+) -> tuple[str, ...]:
+    "One column of one window."
+    size = facts["effect"]
+    numbers = [w.fact(facts[k]) for k in ("before", "after", "effect")] + [w.fact(size, "interval"), w.fact(facts["p"])]
+    return (
+        code(str(feature["name"])),
+        _moved(w, feature),
+        *numbers,
+        *([w.fact(facts["need"])] if asked else []),
+        w.state(size),
+    )
 
 
 def _moved(
@@ -375,7 +413,14 @@ def _effects(
     ]
     caption = str(w.text("drift.columns.caption", window=str(window["name"])))
     desc = w.text("figure.intervals", names=", ".join(n for n, _ in drawn))
-    svg = interval_svg(f"fig-effects-{_safe(str(window['name']))}", dots, caption, str(desc), w.lang)
+    first = str(facts[0][0]["name"])
+    svg = interval_svg(
+        f"fig-effects-{_safe(str(window['name']))}{'-answers' if first.startswith(ANSWER) else ''}",
+        dots,
+        caption,
+        str(desc),
+        w.lang,
+    )
     return figure(w, svg, w.label("drift.effects.caption"), [e for _, e in drawn])
 
 
@@ -401,7 +446,15 @@ def _left_out(
 
 # %% ../../nbs/76a_reporting.drift.ipynb #model-layer
 _MOST_WINDOWS = 6
-_OWN_TABLES = ("window.state", "window.rows", "window.drifted", "window.columns")
+_OWN_TABLES = (
+    "window.state",
+    "window.rows",
+    "window.drifted",
+    "window.columns",
+    "window.refused",
+    "window.actions",
+    "window.hits",
+)
 
 
 def model_section(
@@ -420,8 +473,10 @@ def model_section(
     ]
     header = (w.label("word.measure"), *(f">{n}" for n in names))
     basis = next((f for f in facts if f.basis != "measured"), None)
-    told = Markup('<p class="note">{}: {}</p>').format(w.label("word.basis"), w.fact(basis, "basis")) if basis else ""
-    return section(w, "layer-model", table(w, w.label("drift.model.caption"), header, rows, quiet=True), told)
+    told = Markup('<p class="note">{}</p>').format(w.text("drift.basis", basis=w.fact(basis, "basis"))) if basis else ""
+    return section(
+        w, "layer-model", table(w, w.label("drift.model.caption"), header, rows), told, *_column_tables(m, w, True)
+    )
 
 
 def _value_and_interval(
@@ -439,7 +494,7 @@ def _value_and_interval(
     return Markup("{}{}").format(w.fact(fact), span)
 
 # %% ../../nbs/76a_reporting.drift.ipynb #business-layer
-_COUNTS = ("rows", "actions", "hits")
+_COUNTS = ("actions", "hits")
 
 
 def business_section(
@@ -449,13 +504,16 @@ def business_section(
     w = Writer(m.lang)
     rows = []
     for window in windows_of(m):
-        known: Mapping[str, Any] = window.get("counts") or {}
-        facts = [_fact_of(m, window, f"business.{k}/{window['name']}", known[k], "1") for k in _COUNTS if k in known]
-        if facts:
-            rows.append((str(window["name"]), *map(w.fact, facts), w.fact(facts[0], "basis")))
+        facts = [f for k in _COUNTS if (f := m.fact(f"window.{k}/{window['name']}"))]
+        if len(facts) == len(_COUNTS):
+            rows.append((str(window["name"]), w.fact(facts[0], "n"), *map(w.fact, facts), w.fact(facts[0], "basis")))
     kpi = str(m.charter.get("business", {}).get("kpi") or "")
     said = Markup("<p>{}</p>").format(w.text("drift.kpi", name=kpi)) if kpi else ""
-    header = (w.label("word.window"), *(f">{w.label(f'fact.business.{k}')}" for k in _COUNTS), w.label("word.basis"))
+    header = (
+        w.label("word.window"),
+        *(f">{w.label(k)}" for k in ("drift.outcomes", "drift.actions", "drift.hits")),
+        w.label("word.basis"),
+    )
     return section(
         w,
         "layer-business",

@@ -5,6 +5,7 @@
 # %% ../../nbs/71_reporting.page.ipynb #imports
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,8 @@ def table(
     cells = [tuple(r) for r in rows]
     if not cells:
         nothing = empty or w.text("page.nothing")
-        return Markup('<p class="none">{}</p>').format(nothing if quiet else f"{caption}: {nothing}")
+        said = nothing if quiet else w.text("page.empty", caption=caption, nothing=nothing)
+        return Markup('<p class="none">{}</p>').format(said)
     kinds = [Markup(' class="num"') if h.startswith(">") else Markup("") for h in header]
     head = Markup("").join(
         Markup('<th scope="col"{}>{}</th>').format(k, h.removeprefix(">")) for k, h in zip(kinds, header, strict=True)
@@ -192,8 +194,9 @@ def notice(
 def code(
     text: str,
 ) -> Markup:
-    "A hash, a path or a command."
-    return Markup("<code>{}</code>").format(text)
+    "A name, a path or a command; it breaks after its underscores, and anywhere when it is very long."
+    inside = Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_/])", text))
+    return Markup("<code{}>{}</code>").format(Markup(' class="long"') if len(text) > 40 else "", inside)
 
 # %% ../../nbs/71_reporting.page.ipynb #when
 def day(
