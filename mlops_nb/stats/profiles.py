@@ -20,10 +20,10 @@ from ..core.files import read_json, write_json
 from ..data.values import NULL, NULL_DAYS
 
 # %% auto #0
-__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'Encoded', 'CUTS', 'LEVEL_BYTES', 'NEW_LEVELS', 'KINDS', 'ColumnProfile',
-           'KindedColumn', 'HasColumns', 'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers', 'LevelProfile',
-           'profile_levels', 'count_levels', 'Profile', 'count_like', 'build_column', 'build_profile', 'common_design',
-           'save_profile', 'load_profile']
+__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'Encoded', 'CUTS', 'LEVEL_BYTES', 'LEVEL_ROOM', 'NEW_LEVELS', 'KINDS',
+           'ColumnProfile', 'KindedColumn', 'HasColumns', 'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers',
+           'LevelProfile', 'profile_levels', 'count_levels', 'Profile', 'count_like', 'build_column', 'build_profile',
+           'common_design', 'save_profile', 'load_profile']
 
 # %% ../../nbs/16_stats.profiles.ipynb #types
 FloatArray = NDArray[np.floating[Any]]
@@ -32,7 +32,8 @@ AnyArray = NDArray[Any]
 Encoded = AnyArray | Mapping[str, int]  # one column as the contract encodes it; levels may come counted already
 
 CUTS = 2_000  # cut points of a number column: 40 kB
-LEVEL_BYTES = 40_000  # room for the names and counts of levels
+LEVEL_BYTES = 48_000  # room for the levels of a column, as they stand in the file
+LEVEL_ROOM = 36  # bytes of a level besides its name
 NEW_LEVELS = 1_000  # levels a window may add before they are pooled
 KINDS = {"number": "number", "datetime": "number", "text": "number", "category": "level", "boolean": "level"}
 
@@ -161,7 +162,7 @@ def _that_fit(
     "The levels a reference keeps."
     kept, room = {}, LEVEL_BYTES
     for level, count in _ranked(counts):
-        room -= len(level.encode()) + 12
+        room -= len(level.encode()) + LEVEL_ROOM
         if room < 0:
             break
         kept[level] = count
