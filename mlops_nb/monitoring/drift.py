@@ -92,6 +92,11 @@ class DriftVerdict:
         return tuple(f.name for f in self.features if f.state == "drift")
 
     @property
+    def n_needed(self) -> int | None:
+        "Rows of a window that would decide about every column; None: decided, or no window would."
+        return max((f.n_needed for f in self.features if f.n_needed), default=None)
+
+    @property
     def exit_code(self) -> int:
         "0 stable, 1 drift, 3 inconclusive."
         return EXIT_CODES[self.verdict]
@@ -99,7 +104,8 @@ class DriftVerdict:
     def to_dict(self) -> dict[str, Any]:
         "JSON form."
         doc: dict[str, Any] = plain(asdict(replace(self, notes=())))
-        return doc | {"drifted": list(self.drifted), "notes": [note.to_dict() for note in self.notes]}
+        more = {"drifted": list(self.drifted), "n_needed": self.n_needed}
+        return doc | more | {"notes": [note.to_dict() for note in self.notes]}
 
     def text(
         self,
