@@ -112,11 +112,11 @@ def test_wrong_settings_name_the_key(tmp_path: Path, text: str, says: str) -> No
 
 def test_environment_wins_over_profile_over_default(tmp_path: Path) -> None:
     file = tmp_path / "mlops_nb.ini"
-    file.write_text("[DEFAULT]\nserve_port = 1001\nseed = 5\n[prod]\nserve_port = 1002\n")
+    file.write_text("[DEFAULT]\nserve_port = 1001\ntrial_requests = 70\n[prod]\nserve_port = 1002\n")
     assert load_settings("dev", file, environ={}).serve_port == 1001
     assert load_settings("prod", file, environ={}).serve_port == 1002
     assert load_settings("prod", file, environ={"MLOPS_NB_SERVE_PORT": "1003"}).serve_port == 1003
-    assert load_settings("prod", file, environ={}).seed == 5
+    assert load_settings("prod", file, environ={}).trial_requests == 70
     with pytest.raises(InputError, match="unknown profile 'live'"):
         load_settings("live")
 

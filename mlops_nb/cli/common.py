@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import MlopsError
+from ..core.facts import Fact
 from ..core.files import plain
+from ..core.messages import label, number, text
 from ..core.processes import RUN_PID
 
 # %% auto #0
-__all__ = ['say', 'say_json', 'warn', 'guarded']
+__all__ = ['say', 'say_json', 'warn', 'fact_line', 'guarded']
 
 # %% ../../nbs/90_cli.common.ipynb #say
 def say(
-    text: str = "",
+    line: str = "",
 ) -> None:
     "Print a result for a person."
-    print(text, flush=True)
+    print(line, flush=True)
 
 
 def say_json(
@@ -37,10 +39,24 @@ def say_json(
 
 
 def warn(
-    text: str,
+    line: str,
 ) -> None:
     "Print a remark that is not a result."
-    print(f"mlops-nb: {text}", file=sys.stderr, flush=True)
+    print(f"mlops-nb: {line}", file=sys.stderr, flush=True)
+
+# %% ../../nbs/90_cli.common.ipynb #fact-line
+def fact_line(
+    fact: Fact,
+    lang: str = "en",
+) -> str:  # Label, value, interval, threshold, basis, state
+    "A fact for the terminal."
+    name = label(fact.key, lang) + (f" ({fact.qualifier})" if fact.qualifier else "")
+    unit = "" if fact.unit == "1" else fact.unit
+    interval = "" if fact.low is None else f" [{number(fact.low, lang)}, {number(fact.high, lang)}]"
+    promised = "" if fact.threshold is None else f", {text('run.promised', lang)} {number(fact.threshold, lang)}"
+    basis = "" if fact.basis == "measured" else f" ({text('basis.' + fact.basis, lang)})"
+    state = f": {text('state.' + fact.state, lang)}" if fact.state else ""
+    return f"{name}: {number(fact.value, lang)} {unit}".rstrip() + interval + promised + basis + state
 
 # %% ../../nbs/90_cli.common.ipynb #log
 def _write_log(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import say, say_json
+from .common import fact_line, say, say_json
 from ..core.errors import InputError, require
 from ..core.workspace import Workspace, open_workspace
 
@@ -106,16 +106,13 @@ def show_facts(
     as_json: bool,
 ) -> None:
     "Show what a stage found."
-    from mlops_nb.core.messages import label, number
     from mlops_nb.core.workspace import stage_evidence
 
     evidence = stage_evidence(ws, stage)
     if as_json:
         return say_json(evidence.to_dict())
     for fact in evidence.facts:
-        name = label(fact.key) + (f" ({fact.qualifier})" if fact.qualifier else "")
-        interval = f"  [{number(fact.low)}, {number(fact.high)}]" if fact.low is not None else ""
-        say(f"{name}: {number(fact.value)} {fact.unit}{interval} {fact.state}".rstrip())
+        say(fact_line(fact))
     for warning in evidence.warnings:
         say(f"warning: {warning}")
     return None

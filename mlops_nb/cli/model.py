@@ -95,7 +95,17 @@ def score(
 
     Example: mlops-nb score churn
     """
-    show_facts(stage_of(folder, "score"), "score", as_json)
+    from mlops_nb.core.messages import Message, label, text
+    from mlops_nb.core.workspace import stage_evidence
+
+    evidence = stage_evidence(stage_of(folder, "score"), "score")
+    if as_json:
+        return say_json(evidence.to_dict())
+    for criterion in evidence.data["criteria"]:
+        state = text("state." + criterion["state"]).upper()
+        say(f"{label('criterion.' + criterion['id'])}: {state}")
+        say(f"  {Message.from_dict(criterion['reason'])}")
+    return None
 
 
 @model.command()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.status import Status
 
-from ..core.facts import Fact
-from ..core.messages import Message, label, number, text
+from .common import fact_line
+from ..core.messages import Message, text
 from ..lifecycle.run import Outcome, Step
 
 # %% auto #0
@@ -57,26 +57,6 @@ def step_line(
     ended = text("step.up_to_date", lang) if step.state == "skipped" else f"{step.seconds:6.1f} s"
     return f"{_MARKS[step.state]} {step.name:<13} {ended:>12}  {text('step.' + step.name.replace(' ', '.'), lang)}"
 
-# %% ../../nbs/91_cli.progress.ipynb #figures
-def _figures(
-    outcome: Outcome,
-    lang: str,
-) -> list[str]:
-    "The key figures, one a line."
-    return [""] + [f"  {_shown(f, lang)}" for f in outcome.figures] if outcome.figures else []
-
-
-def _shown(
-    fact: Fact,
-    lang: str,
-) -> str:  # Label, value, interval, threshold
-    "A fact as one line."
-    name = label(fact.key, lang) + (f" ({fact.qualifier})" if fact.qualifier else "")
-    interval = f" [{number(fact.low, lang)}, {number(fact.high, lang)}]" if fact.low is not None else ""
-    promised = "" if fact.threshold is None else f", {text('run.promised', lang)} {number(fact.threshold, lang)}"
-    basis = "" if fact.basis == "measured" else f" ({text('basis.' + fact.basis, lang)})"
-    return f"{name}: {number(fact.value, lang)} {fact.unit}".rstrip() + interval + promised + basis
-
 # %% ../../nbs/91_cli.progress.ipynb #ending
 def ending(
     outcome: Outcome,
@@ -85,7 +65,7 @@ def ending(
     "The decision, its reasons, and where to look."
     lines = ["", f"{text('run.decision', lang)}: {text('state.' + outcome.decision, lang).upper()}"]
     lines += [f"  - {Message.from_dict(r).text(lang)}" for r in outcome.reasons]
-    lines += _figures(outcome, lang)
+    lines += ["", *(f"  {fact_line(f, lang)}" for f in outcome.figures)] if outcome.figures else []
     lines += ["", *(f"  {kind:<6} {page}" for kind, page in outcome.reports.items())]
     if outcome.index:
         lines.append(f"  {'index':<6} {outcome.index}")

@@ -37,9 +37,8 @@ def serve(
 
     Example: mlops-nb serve bundles/churn-0123456789ab --port 8080
     """
-    from mlops_nb.serving.server import serve as run_server
-
     from mlops_nb.core.settings import load_settings
+    from mlops_nb.serving.server import serve as run_server
 
     chosen = load_settings(profile, settings)
     changed = {"serve_host": host or chosen.serve_host, "serve_port": chosen.serve_port if port < 0 else port}
@@ -108,9 +107,10 @@ def verify(
 
         raise typer.Exit(_told(verify_report(path)))
     if kind == "bundle":
-        from mlops_nb.bundle.format import load_bundle
+        from mlops_nb.bundle.parity import verify_bundle
 
-        return say(f"bundle {load_bundle(path).id}: every hash fits")
+        bundle, proven = verify_bundle(path)
+        return say(f"bundle {bundle.id}: every hash fits, {proven.rows} golden rows are answered as they were")
     from mlops_nb.core.workspace import Workspace
     from mlops_nb.ledger import Ledger
 

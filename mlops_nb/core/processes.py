@@ -46,7 +46,7 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        preexec_fn=die_with_parent,  # noqa: PLW1509  nothing but one system call
+        preexec_fn=die_with_parent,
     )
 
 # %% ../../nbs/07b_core.processes.ipynb #watch

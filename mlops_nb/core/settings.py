@@ -26,14 +26,12 @@ class LabSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     lang: Literal["", "en", "fr"] = ""  # language of reports and messages; empty: the charter's
-    seed: int = Field(default=0, ge=0)  # first of the three seeds of a PoC
     cell_timeout_s: int = Field(default=600, ge=1)  # limit of one notebook cell
     report_timeout_s: int = Field(default=300, ge=1)  # limit of one whole report
     mlflow_uri: str = ""  # tracking server; empty: SQLite in the workspace
     dvc_remote: str = ""  # remote of the snapshots; empty: the workspace's own cache
     quarto: str = ""  # path of the quarto program; empty: nbconvert renders; "auto": look on PATH
     trial_requests: int = Field(default=600, ge=50)  # single-row requests whose latency the trial measures
-    bootstrap_draws: int = Field(default=1000, ge=100)  # draws of the bootstrap intervals
 
 # %% ../../nbs/01_core.settings.ipynb #serve-keys
 class Settings(LabSettings):

@@ -85,6 +85,9 @@ _BUILD = (
     ),
 )
 
+# %% ../../nbs/80_lifecycle.stages.ipynb #scanned
+_SCANNED = ("bundles", "src", "notebooks/poc.ipynb", "policy.toml", "mlops_nb.ini")  # for secrets and unsafe artefacts
+
 # %% ../../nbs/80_lifecycle.stages.ipynb #table-judge
 _JUDGE = (
     Stage(
@@ -104,7 +107,11 @@ _JUDGE = (
             "evidence/export.json",
             "evidence/trial.json",
             "evidence/trial.predictions.parquet",
+            "splits/train.parquet",
+            "splits/valid.parquet",
             "splits/test.parquet",
+            "runs",
+            *_SCANNED,
         ),
         outs=("evidence/score.json",),
     ),
