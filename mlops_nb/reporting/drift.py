@@ -12,14 +12,14 @@ from markupsafe import Markup
 
 from ..core.facts import Fact
 from ..core.messages import Message, catalogue
-from .figures import Dot, figure, interval_svg, line_of, series_svg
+from .figures import figure, line_of, series_svg
 from .material import Material
-from .page import DASH, Piece, Writer, bullets, code, fact_table, section, state_tone, table
+from .page import DASH, Piece, Writer, bullets, code, section, table
 from .sections import front
 
 # %% auto #0
-__all__ = ['TERMS', 'ANSWER', 'windows_of', 'verdict', 'first_screen', 'headline_facts', 'diagnosis_section', 'realised_facts',
-           'windows_section', 'data_section', 'model_section', 'business_section', 'rules_section']
+__all__ = ['TERMS', 'ANSWER', 'windows_of', 'drift_of', 'window_fact', 'features_of', 'window_state', 'verdict', 'first_screen',
+           'headline_facts', 'diagnosis_section', 'realised_facts', 'windows_section']
 
 # %% ../../nbs/76a_reporting.drift.ipynb #windows
 TERMS = ("window", "drift", "effect", "p_adjusted", "inconclusive", "realised", "basis", "ledger", "root")
@@ -41,7 +41,7 @@ def windows_of(
     return tuple(found[n] for n in names)
 
 
-def _drift_of(
+def drift_of(
     window: Mapping[str, Any],
 ) -> Mapping[str, Any]:
     "The drift verdict inside a window's file."
@@ -52,7 +52,7 @@ def _drift_of(
     return found if isinstance(found, Mapping) else {}
 
 
-def _fact_of(
+def window_fact(
     m: Material,
     window: Mapping[str, Any],
     id: str,
@@ -65,21 +65,21 @@ def _fact_of(
     return Fact(f"{id}", value, unit, basis=basis, source=m.source(window["file"]), **more)
 
 
-def _features(
+def features_of(
     window: Mapping[str, Any],
     answers: bool,  # Of the model's answers, or of the data that came in
 ) -> list[Mapping[str, Any]]:
     "The columns of a window that belong to a layer."
-    return [f for f in _drift_of(window).get("features", ()) if str(f.get("name", "")).startswith(ANSWER) == answers]
+    return [f for f in drift_of(window).get("features", ()) if str(f.get("name", "")).startswith(ANSWER) == answers]
 
 
-def _state_of(
+def window_state(
     m: Material,
     window: Mapping[str, Any],
 ) -> Fact:
     "A window's state as a fact."
-    state = str(window.get("state") or _drift_of(window).get("verdict") or "not-assessed")
-    return _fact_of(m, window, f"window.state/{window['name']}", state, state=state)
+    state = str(window.get("state") or drift_of(window).get("verdict") or "not-assessed")
+    return window_fact(m, window, f"window.state/{window['name']}", state, state=state)
 
 # %% ../../nbs/76a_reporting.drift.ipynb #first-screen
 def verdict(
@@ -88,7 +88,7 @@ def verdict(
     "The monitor's verdict; without one, the worst state of the windows."
     data = m.evidence["monitor"].data
     said = str(data.get("verdict") or data.get("state") or "")
-    states = [str(_state_of(m, w).value) for w in windows_of(m)]
+    states = [str(window_state(m, w).value) for w in windows_of(m)]
     state = said if said in _WORST else next((s for s in _WORST if s in states), "not-assessed")
     bases = {str(w.get("basis") or "measured") for w in windows_of(m)}
     basis = next((b for b in ("simulated", "assumed") if b in bases), "measured")
@@ -102,7 +102,7 @@ def first_screen(
     w = Writer(m.lang)
     tiles = []
     for window in windows_of(m)[-8:]:
-        state = _state_of(m, window)
+        state = window_state(m, window)
         basis = Markup("<small>{}</small>").format(w.fact(state, "basis")) if state.basis != "measured" else ""
         tiles.append((str(window["name"]), Markup("{}{}").format(w.state(state), basis)))
     return front(m, verdict(m), tiles, w)
@@ -112,7 +112,7 @@ def headline_facts(
     m: Material,
 ) -> tuple[Fact, ...]:
     "What is compared with the last report."
-    return (verdict(m), *(_state_of(m, w) for w in windows_of(m)), *m.facts(stages=("monitor",)))
+    return (verdict(m), *(window_state(m, w) for w in windows_of(m)), *m.facts(stages=("monitor",)))
 
 # %% ../../nbs/76a_reporting.drift.ipynb #diagnosis
 def _sentence(
@@ -173,8 +173,8 @@ def _rows_of(
 ) -> Fact:
     "Rows of a window."
     measured = m.fact(f"window.rows/{window['name']}")
-    rows = window.get("rows", _drift_of(window).get("rows_current"))
-    return measured or _fact_of(m, window, f"window.rows/{window['name']}", rows, "rows")
+    rows = window.get("rows", drift_of(window).get("rows_current"))
+    return measured or window_fact(m, window, f"window.rows/{window['name']}", rows, "rows")
 
 
 def realised_facts(
@@ -224,7 +224,7 @@ def _window_row(
     "One window: size, basis, what was changed on purpose, drifted columns, realised metric, state."
     rows = _rows_of(m, window)
     drifted = [
-        str(f["name"]) for f in (*_features(window, False), *_features(window, True)) if f.get("state") == "drift"
+        str(f["name"]) for f in (*features_of(window, False), *features_of(window, True)) if f.get("state") == "drift"
     ]
     names = Markup(", ").join(code(d) for d in drifted[:4]) + (Markup(" …") if len(drifted) > 4 else Markup(""))
     changed = [_change_words(w, c) for c in window.get("changes", ())]
@@ -238,7 +238,7 @@ def _window_row(
         ", ".join(changed) or DASH,
         names or DASH,
         shown,
-        w.state(_state_of(m, window)),
+        w.state(window_state(m, window)),
     )
 
 
@@ -273,284 +273,3 @@ def _trend(
         threshold=threshold,
     )
     return figure(w, svg, w.text("figure.series.caption", name=title), facts)
-
-# %% ../../nbs/76a_reporting.drift.ipynb #feature-facts
-_MOST_COLUMNS, _FEWEST_COLUMNS = 12, 5
-
-
-def _feature_facts(
-    m: Material,
-    window: Mapping[str, Any],
-    feature: Mapping[str, Any],
-) -> dict[str, Fact]:
-    "The numbers of one column in one window."
-    about, state = f"{window['name']}/{feature['name']}", str(feature.get("state", ""))
-    n = feature.get("n_current")
-    size: dict[str, Any] = {
-        "low": feature.get("effect_low"),
-        "high": feature.get("effect_high"),
-        "method": str(feature.get("method", "")),
-        "n": n,
-        "state": state,
-    }
-    found = {"effect": _fact_of(m, window, f"column.effect/{about}", feature.get("effect"), **size)}
-    found["p"] = _fact_of(m, window, f"column.p_adjusted/{about}", feature.get("p_adjusted"), "p", n=n)
-    unit = "1" if feature.get("about") == "median" else ""  # a value of the column; else a share
-    found["need"] = _fact_of(m, window, f"column.n_needed/{about}", feature.get("n_needed"), "1")
-    for key in ("before", "after"):
-        found[key] = _fact_of(m, window, f"column.{key}/{about}", feature.get(key), unit, n=n)
-    return found
-
-
-def _nearest(
-    features: Sequence[Mapping[str, Any]],
-) -> list[Mapping[str, Any]]:
-    "The columns worth a row: drifted first, then by adjusted p-value."
-    order = {"drift": 0, "inconclusive": 1, "stable": 2}
-
-    def rank(feature: Mapping[str, Any]) -> tuple[int, float]:
-        p = feature.get("p_adjusted")
-        return order.get(str(feature.get("state")), 3), -1.0 if p is None else float(p)
-
-    moved = sum(f.get("state") != "stable" for f in features)
-    return sorted(features, key=rank)[: _MOST_COLUMNS if moved else _FEWEST_COLUMNS]
-
-# %% ../../nbs/76a_reporting.drift.ipynb #data-layer
-def _column_tables(
-    m: Material,
-    w: Writer,
-    answers: bool,
-) -> list[str]:
-    "The columns of a layer, window by window."
-    body: list[str] = []
-    for window in windows_of(m):
-        features = _features(window, answers)
-        shown = _nearest(features)
-        if shown:
-            body += [
-                Markup("<h4>{}</h4>").format(window["name"]),
-                _window_table(m, w, window, shown),
-                _left_out(m, w, window, features, shown),
-            ]
-    return body
-
-
-def data_section(
-    m: Material,
-) -> Piece:
-    "The columns of each window."
-    w = Writer(m.lang)
-    body = _column_tables(m, w, False)
-    return section(w, "layer-data", *(body or [Markup('<p class="none">{}</p>').format(w.text("page.nothing"))]))
-
-
-def _window_table(
-    m: Material,
-    w: Writer,
-    window: Mapping[str, Any],
-    shown: Sequence[Mapping[str, Any]],
-) -> Markup:
-    "The columns of one window, drawn and listed."
-    facts = [(f, _feature_facts(m, window, f)) for f in shown]
-    asked = any(f.get("n_needed") is not None for f in shown)
-    numbers = (
-        "drift.before",
-        "drift.after",
-        "drift.effect",
-        "word.interval",
-        "drift.p",
-        *(["drift.need"] if asked else []),
-    )
-    header = (
-        w.label("word.column"),
-        w.label("drift.moved"),
-        *(f">{w.label(k)}" for k in numbers),
-        w.label("word.state"),
-    )
-    rows = [_column_row(w, f, x, asked) for f, x in facts]
-    caption = w.text("drift.columns.caption", window=str(window["name"]))
-    return Markup("{}{}").format(_effects(w, window, facts), table(w, str(caption), header, rows, quiet=True))
-
-
-def _column_row(
-    w: Writer,
-    feature: Mapping[str, Any],
-    facts: Mapping[str, Fact],
-    asked: bool,  # Whether the table says how many rows would decide
-) -> tuple[str, ...]:
-    "One column of one window."
-    size = facts["effect"]
-    numbers = [w.fact(facts[k]) for k in ("before", "after", "effect")] + [w.fact(size, "interval"), w.fact(facts["p"])]
-    return (
-        code(str(feature["name"])),
-        _moved(w, feature),
-        *numbers,
-        *([w.fact(facts["need"])] if asked else []),
-        w.state(size),
-    )
-
-
-def _moved(
-    w: Writer,
-    feature: Mapping[str, Any],
-) -> str:
-    "What before and after are about."
-    about = str(feature.get("about") or "")
-    return catalogue(w.lang).get(f"drift.{about}", about) or "–"
-
-# %% ../../nbs/76a_reporting.drift.ipynb #data-figure
-def _effects(
-    w: Writer,
-    window: Mapping[str, Any],
-    facts: Sequence[tuple[Mapping[str, Any], Mapping[str, Fact]]],
-) -> Markup:
-    "Sizes of the changes with their limits, for windows that have any."
-    if not any(f.get("state") == "drift" for f, _ in facts):
-        return Markup("")
-    drawn = [(str(f["name"]), x["effect"]) for f, x in facts if isinstance(x["effect"].value, int | float)]
-    dots = [
-        Dot(n, float(e.value or 0), float(e.low or 0), float(e.high or 0), tone=state_tone(e.state)) for n, e in drawn
-    ]
-    caption = str(w.text("drift.columns.caption", window=str(window["name"])))
-    desc = w.text("figure.intervals", names=", ".join(n for n, _ in drawn))
-    first = str(facts[0][0]["name"])
-    svg = interval_svg(
-        f"fig-effects-{_safe(str(window['name']))}{'-answers' if first.startswith(ANSWER) else ''}",
-        dots,
-        caption,
-        str(desc),
-        w.lang,
-    )
-    return figure(w, svg, w.label("drift.effects.caption"), [e for _, e in drawn])
-
-
-def _safe(
-    name: str,
-) -> str:
-    "A name as part of an element's id."
-    return "".join(c if c.isalnum() and c.isascii() else f"-{ord(c):x}" for c in name)
-
-
-def _left_out(
-    m: Material,
-    w: Writer,
-    window: Mapping[str, Any],
-    features: Sequence[Mapping[str, Any]],
-    shown: Sequence[Mapping[str, Any]],
-) -> Markup:
-    "How many columns are not in the table."
-    if len(features) == len(shown):
-        return Markup("")
-    more = _fact_of(m, window, f"window.columns_left_out/{window['name']}", len(features) - len(shown), "1")
-    return Markup("<p>{}</p>").format(w.text("drift.left_out", columns=w.fact(more), file=str(window["file"])))
-
-# %% ../../nbs/76a_reporting.drift.ipynb #model-layer
-_MOST_WINDOWS = 6
-_OWN_TABLES = (
-    "window.state",
-    "window.rows",
-    "window.drifted",
-    "window.columns",
-    "window.refused",
-    "window.actions",
-    "window.hits",
-)
-
-
-def model_section(
-    m: Material,
-) -> Piece:
-    "What the model answered and how right it was: one row a measure, one column a window."
-    w = Writer(m.lang)
-    names = [str(x["name"]) for x in windows_of(m)][-_MOST_WINDOWS:]
-    facts = [
-        f for f in m.facts("window.", stages=("monitor",)) if not f.id.startswith(_OWN_TABLES) and f.qualifier in names
-    ]
-    by = {(f.key, f.qualifier): f for f in facts}
-    rows = [
-        (w.label(key), *(_value_and_interval(w, by.get((key, n))) for n in names))
-        for key in dict.fromkeys(f.key for f in facts)
-    ]
-    header = (w.label("word.measure"), *(f">{n}" for n in names))
-    basis = next((f for f in facts if f.basis != "measured"), None)
-    told = Markup('<p class="note">{}</p>').format(w.text("drift.basis", basis=w.fact(basis, "basis"))) if basis else ""
-    return section(
-        w, "layer-model", table(w, w.label("drift.model.caption"), header, rows), told, *_column_tables(m, w, True)
-    )
-
-
-def _value_and_interval(
-    w: Writer,
-    fact: Fact | None,
-) -> Markup:
-    "A value over its interval."
-    if fact is None or fact.value is None:
-        return DASH
-    span = (
-        Markup("<small>{}</small>").format(w.fact(fact, "interval"))
-        if fact.low is not None or fact.high is not None
-        else ""
-    )
-    return Markup("{}{}").format(w.fact(fact), span)
-
-# %% ../../nbs/76a_reporting.drift.ipynb #business-layer
-_COUNTS = ("actions", "hits")
-
-
-def business_section(
-    m: Material,
-) -> Piece:
-    "What the answers led to: units acted upon, and how many of them with reason."
-    w = Writer(m.lang)
-    rows = []
-    for window in windows_of(m):
-        facts = [f for k in _COUNTS if (f := m.fact(f"window.{k}/{window['name']}"))]
-        if len(facts) == len(_COUNTS):
-            rows.append((str(window["name"]), w.fact(facts[0], "n"), *map(w.fact, facts), w.fact(facts[0], "basis")))
-    kpi = str(m.charter.get("business", {}).get("kpi") or "")
-    said = Markup("<p>{}</p>").format(w.text("drift.kpi", name=kpi)) if kpi else ""
-    header = (
-        w.label("word.window"),
-        *(f">{w.label(k)}" for k in ("drift.outcomes", "drift.actions", "drift.hits")),
-        w.label("word.basis"),
-    )
-    return section(
-        w,
-        "layer-business",
-        said,
-        table(w, w.label("drift.business.caption"), header, rows, w.text("drift.no_counts"), quiet=True),
-    )
-
-# %% ../../nbs/76a_reporting.drift.ipynb #rules
-_RULES = {"alpha": "", "floor": "", "visible": "", "rows_reference": "rows"}
-
-
-def _rule_facts(
-    m: Material,
-) -> list[Fact]:
-    "The rules of the comparison, once; a window with other rules names itself."
-    found: dict[tuple[str, Any], Fact] = {}
-    for window in windows_of(m):
-        for key, unit in _RULES.items():
-            value = _drift_of(window).get(key)
-            if value is None or (key, value) in found:
-                continue
-            other = any(k == key for k, _ in found)
-            id = f"rule.{key}/{window['name']}" if other else f"rule.{key}"
-            found[key, value] = Fact(id, value, unit, source=m.source(window["file"]))
-    return list(found.values())
-
-
-def rules_section(
-    m: Material,
-) -> Piece:
-    "Rates and sizes of the rules, and the alerts the ledger holds."
-    w = Writer(m.lang)
-    alerts = [
-        (e.time[:16].replace("T", " "), w.label(f"event.{e.event}"), e.subject, e.actor)
-        for e in m.record.entries
-        if e.event.startswith(("alert.", "incident."))
-    ]
-    header = tuple(w.label(f"ledger.{k}") for k in ("time", "event", "subject", "actor"))
-    history = table(w, w.label("drift.alerts"), header, alerts[-20:], w.text("drift.no_alert"))
-    return section(w, "rules", fact_table(w, w.label("section.rules"), _rule_facts(m), columns=(), quiet=True), history)
