@@ -152,6 +152,25 @@ def test_the_base_install_is_what_serving_needs(base: Environment, tmp_path: Pat
     assert {n: v for n, v in there.items() if n not in ("pip", "setuptools", "mlops-nb")}.items() <= locked.items()
 
 
+LICENCES = """
+import json, re
+from importlib import metadata
+copyleft = re.compile(r"GPL|GNU|MPL|Mozilla|EPL|Eclipse|CDDL|SSPL|BUSL")
+found = {}
+for one in metadata.distributions():
+    about = one.metadata
+    classes = [c for c in about.get_all("Classifier", ()) if c.startswith("License")]
+    said = " ".join([about.get("License-Expression", ""), about.get("License", "")[:200], *classes]).strip()
+    if not said or copyleft.search(said):
+        found[about["Name"]] = said
+print(json.dumps(found))
+"""
+
+
+def test_no_licence_in_the_base_install_is_copyleft(base: Environment, tmp_path: Path) -> None:
+    assert json.loads(base.run("python", "-c", LICENCES, cwd=tmp_path).stdout) == {}
+
+
 def test_help_shows_every_command(base: Environment, tmp_path: Path) -> None:
     shown = base.cli("--help", cwd=tmp_path)
     assert shown.returncode == 0
