@@ -50,7 +50,9 @@ def _fill(
     lang: str,
 ) -> str:
     "The template with its values; left as it stands if a value is missing."
-    shown = {k: number(v, lang) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in args.items()}
+    shown = {
+        k: number(v, lang) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in args.items()
+    }
     try:
         return template.format(**shown)
     except (KeyError, IndexError):

@@ -153,7 +153,9 @@ def stage_evidence(
     "Evidence of one stage of `ws`; raises `InputError` that says which command makes it."
     file = evidence_file(ws, stage)
     if not file.exists():
-        raise InputError(f"no evidence of '{stage}'", where=ws.relative(file), fix=f"run 'mlops-nb {stage} {ws.root.name}' first")
+        raise InputError(
+            f"no evidence of '{stage}'", where=ws.relative(file), fix=f"run 'mlops-nb {stage} {ws.root.name}' first"
+        )
     return read_evidence(file, ws.relative(file))
 
 
@@ -173,5 +175,7 @@ def open_workspace(
     if not ws.root.is_dir():
         raise InputError("no such folder", where=str(root), fix=f"run 'mlops-nb init {root}' first")
     if not ws.charter_file.exists():
-        raise InputError("no charter.toml: this is not a workspace", where=str(root), fix=f"run 'mlops-nb init {root}' first")
+        raise InputError(
+            "no charter.toml: this is not a workspace", where=str(root), fix=f"run 'mlops-nb init {root}' first"
+        )
     return ws
