@@ -227,7 +227,7 @@ def _window_row(
         str(f["name"]) for f in (*features_of(window, False), *features_of(window, True)) if f.get("state") == "drift"
     ]
     names = Markup(", ").join(code(d) for d in drifted[:4]) + (Markup(" …") if len(drifted) > 4 else Markup(""))
-    changed = [_change_words(w, c) for c in window.get("changes", ())]
+    changed = Markup(", ").join(_change_words(m, w, window, c) for c in window.get("changes", ()))
     shown = Markup("{}<small>{}</small>").format(w.fact(realised), w.fact(realised, "interval")) if realised else DASH
     refused = m.fact(f"window.refused/{window['name']}")
     return (
@@ -235,7 +235,7 @@ def _window_row(
         w.fact(rows),
         w.fact(refused) if refused else DASH,
         w.fact(rows, "basis"),
-        ", ".join(changed) or DASH,
+        changed or DASH,
         names or DASH,
         shown,
         w.state(window_state(m, window)),
@@ -243,14 +243,18 @@ def _window_row(
 
 
 def _change_words(
+    m: Material,
     w: Writer,
-    change: Any,
-) -> str:
+    window: Mapping[str, Any],
+    change: Mapping[str, Any],
+) -> Markup:
     "A declared change of a simulated window."
-    if not isinstance(change, Mapping):
-        return str(change)
-    kind = str(change.get("kind", ""))
-    return f"{catalogue(w.lang).get(f'drift.change.{kind}', kind)} {change.get('column', '')}".strip()
+    kind, column = str(change.get("kind", "")), str(change.get("column", ""))
+    said = Markup("{} {}").format(catalogue(w.lang).get(f"drift.change.{kind}", kind), code(column))
+    if not isinstance(change.get("factor"), int | float):
+        return said
+    factor = window_fact(m, window, f"change.factor/{window['name']}/{column}", change["factor"], "1")
+    return Markup("{} × {}").format(said, w.fact(factor))
 
 
 def _trend(

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from ..core.facts import Fact
 from ..core.files import atomic_write, read_json
-from ..core.messages import text
 from ..core.workspace import Workspace
 from .material import KINDS, same_inputs
 from .page import Piece, Writer, section, short_hash, state_badge, table

@@ -5,7 +5,6 @@
 # %% ../../nbs/77_reporting.rendering.ipynb #imports
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -16,7 +15,6 @@ from typing import Any
 from markupsafe import Markup
 
 from ..core.errors import MlopsError, require
-from ..core.facts import Fact
 from ..core.messages import text
 from .page import MIME, Piece
 from .sealing import MANIFEST_GAP, ROOT_GAP, data_block, script_json
