@@ -154,8 +154,7 @@ def golden(shift: float = 0.0, offset: float = 0.0) -> Golden:
     "A few rows and their answers; `offset` makes the answers wrong."
     rows = [ROW, ROW | {"plan": None}, ROW | {"charges": None, "tenure": 40}, ROW | {"senior": True, "plan": "basic"}]
     p = np.array([expected(r, shift) for r in rows]) + offset
-    sent = [r | {"senior": str(r["senior"]).lower()} for r in rows]  # golden rows keep truth values as texts
-    return Golden(tuple(sent), np.stack([1 - p, p], axis=1), ("sample",) * len(rows))
+    return Golden(tuple(rows), np.stack([1 - p, p], axis=1), ("sample",) * len(rows))
 
 
 def make_bundle(

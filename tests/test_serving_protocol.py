@@ -16,7 +16,7 @@ from mlops_nb.bundle.format import load_bundle
 from mlops_nb.data.columns import Column
 from mlops_nb.data.contract import Contract, Target
 from mlops_nb.serving.gateway import HttpError, RateLimit
-from mlops_nb.serving.protocol import Ask, Intake
+from mlops_nb.serving.protocol import Ask, Intake, TensorIn, from_binary
 from mlops_nb.serving.rows import Box, check_columns, encode, join, raw_rows, suspects
 from tests.serving_bundle import CONTRACT, ROW, make_bundle
 
@@ -198,3 +198,19 @@ def test_refusals_name_their_rows_only_to_the_log(tmp_path: Path) -> None:
     assert "sent" not in e.value.to_dict()["error"]
     with pytest.raises(HttpError, match="3 rows: 1 to 2 are allowed"):
         intake.predict(json.dumps({"rows": [ROW] * 3}).encode())
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "what"),
+    [
+        ("BYTES", struct.pack("<I", 10) + b"abc", "a length beyond its data"),
+        ("BYTES", b"\x01\x00", "a length that is cut"),
+        ("BYTES", struct.pack("<I", 2) + b"\xff\xfe", "not UTF-8"),
+        ("FP32", b"\x00" * 6, "no whole number of FP32"),
+        ("FP32", b"\x00" * 8, "2 elements for shape"),
+        ("BOOL", b"\x02", "neither 0 nor 1"),
+    ],
+)
+def test_bytes_that_lie_about_themselves_are_refused(kind: str, data: bytes, what: str) -> None:
+    with pytest.raises(HttpError, match=what):
+        from_binary(TensorIn("x", [1], kind), memoryview(data))
