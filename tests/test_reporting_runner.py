@@ -194,7 +194,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_two_runs_at_once_publish_one_report(tmp_path: Path) -> None:
     ws = full_workspace(tmp_path / "ws")
-    command = [BIN / "mlops-nb", "report", "roi", ws.root, "-p", f"as_of={AS_OF}"]
+    command = [str(BIN / "mlops-nb"), "report", "roi", str(ws.root), "-p", f"as_of={AS_OF}"]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     pages = {run.communicate(timeout=120)[0].strip() for run in runs}
     assert [run.returncode for run in runs] == [0, 0]
