@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.messages import Message
-from .drift import DriftVerdict, FeatureDrift
+from .drift import VISIBLE, DriftVerdict, FeatureDrift
 from .performance import ANSWER
 from mlops_nb.stats.profiles import (
     Encoded,
@@ -24,7 +24,7 @@ from mlops_nb.stats.profiles import (
     build_column,
     count_numbers,
 )
-from ..stats.two_sample import ks_gap, ks_p_value
+from ..stats.two_sample import ks_gap, ks_p_value, rows_needed
 
 # %% auto #0
 __all__ = ['ACTIONS', 'MANY_REFUSED', 'FEED_GONE', 'Finding', 'diagnose']
@@ -36,6 +36,7 @@ ACTIONS = {
     "rescaled": "check-source",
     "offset": "check-source",
     "gaps": "check-source",
+    "unclear": "collect",
     "renamed": "fix-feed",
     "refused": "fix-feed",
     "answers-only": "replay",
@@ -126,6 +127,9 @@ def _numbers(
     values = values[~np.isnan(values)]
     if len(reference.cuts) < _SCALED or not len(values):
         return None
+    needed = rows_needed(VISIBLE, reference.valued, _FITS)
+    if needed is None or len(values) < needed:
+        return Finding("unclear", (feature.name,), {"rows": needed})
     factors, offsets = _candidates(reference, values)
     known = {"before": feature.before, "after": feature.after}
     factor = _best(reference, {f: values / f for f in factors})

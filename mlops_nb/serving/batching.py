@@ -14,155 +14,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from ..core.errors import MlopsError
 from .cost import CostModel
+from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt, count, deliver
 
 # %% auto #0
-__all__ = ['Run', 'Finished', 'OnBatch', 'Shed', 'ModelFault', 'Part', 'Sliceable', 'Job', 'Piece', 'count', 'Outcome', 'attempt',
-           'halves', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'deliver', 'Executor', 'timed', 'Admission',
-           'Sweeper', 'Batcher', 'model_fault', 'learn']
-
-# %% ../../nbs/41_serving.batching.ipynb #errors
-class Shed(MlopsError):
-    "Refused because it could not be answered in time."
-
-    def __init__(
-        self,
-        reason: str,  # overload, deadline, timeout or closing
-        retry_after_s: float = 0.0,  # When trying again makes sense
-    ) -> None:
-        self.reason, self.retry_after_s = reason, retry_after_s
-        super().__init__(f"refused: {reason}", fix=f"try again in {max(1, math.ceil(retry_after_s))} s")
-
-
-class ModelFault(MlopsError):
-    "The model as a whole failed: halving the batch would not help."
-
-    def __init__(
-        self,
-        what: str,
-        reason: str = "model_fault",  # model_fault or timeout
-    ) -> None:
-        self.reason = reason
-        super().__init__(what)
-
-# %% ../../nbs/41_serving.batching.ipynb #job
-class Part(NamedTuple):
-    "Where some rows of a job were answered."
-
-    offset: int  # first row, within the job
-    rows: int
-    output: Any  # what `run` returned for the batch
-    start: int  # first row, within the output
-    error: Exception | None = None
-
-
-class Sliceable(Protocol):
-    "Rows in whatever form, as long as some of them can be taken."
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: slice, /) -> Any: ...
-
-
-class Job:
-    "One request's rows on their way through the batcher."
-
-    __slots__ = ("deadline", "future", "n", "parts", "queued", "rows", "started", "taken", "waiting")
-
-    def __init__(
-        self,
-        rows: Sliceable,
-        n: int,  # How many
-        deadline: float,  # On the batcher's clock
-        future: asyncio.Future[list[Part]],
-        now: float,
-    ) -> None:
-        self.rows, self.n, self.deadline, self.future = rows, n, deadline, future
-        self.queued, self.started = now, 0.0
-        self.taken, self.waiting = 0, n
-        self.parts: list[Part] = []
-
-# %% ../../nbs/41_serving.batching.ipynb #piece
-class Piece(NamedTuple):
-    "The rows of one job that travel in one batch."
-
-    job: Job
-    start: int
-    stop: int
-
-    def rows(self) -> Sliceable:
-        "The rows themselves; a whole job is not copied."
-        return self.job.rows if self.stop - self.start == self.job.n else self.job.rows[self.start : self.stop]
-
-
-def count(
-    pieces: Sequence[Piece],
-) -> int:
-    "Rows in `pieces`."
-    return sum(p.stop - p.start for p in pieces)
-
-# %% ../../nbs/41_serving.batching.ipynb #attempt
-class Outcome(NamedTuple):
-    "What became of some consecutive rows of a batch."
-
-    rows: int
-    output: Any
-    error: Exception | None
-
-
-Run = Callable[[list[Any]], Any]
-
-
-def attempt(
-    run: Run,  # Scores the joined rows
-    pieces: list[Piece],
-) -> list[Outcome]:  # In the order of the rows
-    "Run a batch; on failure find the rows that fail."
-    budget = [4 * max(1, math.ceil(math.log2(count(pieces)))) + 1]
-    return _attempt(run, pieces, budget, ModelFault("no run was made"))
-
-
-def _attempt(
-    run: Run,
-    pieces: list[Piece],
-    budget: list[int],  # Runs that are left, shared by the halves
-    error: Exception,  # What is known to be wrong so far
-) -> list[Outcome]:
-    "The recursion of `attempt`."
-    n = count(pieces)
-    if budget[0] <= 0:
-        return [Outcome(n, None, error)]
-    budget[0] -= 1
-    try:
-        return [Outcome(n, run([p.rows() for p in pieces]), None)]
-    except ModelFault as e:
-        budget[0] = 0
-        return [Outcome(n, None, e)]
-    except Exception as e:
-        if n == 1:
-            return [Outcome(n, None, e)]
-        left, right = halves(pieces, n // 2)
-        return _attempt(run, left, budget, e) + _attempt(run, right, budget, e)
-
-# %% ../../nbs/41_serving.batching.ipynb #halves
-def halves(
-    pieces: Sequence[Piece],
-    rows: int,  # Rows of the first half
-) -> tuple[list[Piece], list[Piece]]:
-    "Cut a batch in two; a piece that straddles the cut is cut as well."
-    left: list[Piece] = []
-    for i, piece in enumerate(pieces):
-        size = piece.stop - piece.start
-        if size >= rows:
-            cut = piece.start + rows
-            rest = [piece._replace(start=cut)] if cut < piece.stop else []
-            return [*left, piece._replace(stop=cut)], [*rest, *pieces[i + 1 :]]
-        left.append(piece)
-        rows -= size
-    return left, []
+__all__ = ['Finished', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'Executor', 'timed', 'Admission', 'Sweeper',
+           'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
 class Lane:
@@ -269,41 +128,6 @@ def is_gone(
     if job.deadline < now and not job.future.done():
         job.future.set_exception(Shed("deadline"))
     return job.future.done()
-
-# %% ../../nbs/41_serving.batching.ipynb #deliver
-def deliver(
-    pieces: Sequence[Piece],
-    outcomes: Sequence[Outcome],  # Together as many rows as the pieces
-) -> None:
-    "Give every job its parts, and its answer when it has all of them."
-    pending = iter(outcomes)
-    outcome, used = next(pending), 0
-    for piece in pieces:
-        at = piece.start
-        while at < piece.stop:
-            if used == outcome.rows:
-                outcome, used = next(pending), 0
-            n = min(piece.stop - at, outcome.rows - used)
-            piece.job.parts.append(Part(at, n, outcome.output, used, outcome.error))
-            at, used = at + n, used + n
-        _close_if_whole(piece)
-
-
-def _close_if_whole(
-    piece: Piece,
-) -> None:
-    "Answer the job when none of its rows is missing."
-    job = piece.job
-    job.waiting -= piece.stop - piece.start
-    if job.waiting == 0 and not job.future.done():
-        job.parts.sort(key=_offset)
-        job.future.set_result(job.parts)
-
-
-def _offset(
-    part: Part,
-) -> int:
-    return part.offset
 
 # %% ../../nbs/41_serving.batching.ipynb #executor
 Finished = Callable[[list[Piece], list[Outcome], float], None]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .batching import Batcher, ModelFault, Part, Shed, Sliceable
+from .batching import Batcher
+from .jobs import ModelFault, Part, Shed, Sliceable
 from .breaker import Breaker
 from .scoring import Output, RuleScorer
 

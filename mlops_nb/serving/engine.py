@@ -22,8 +22,8 @@ import numpy as np
 from ..bundle.format import Bundle
 from ..core.errors import MlopsError
 from ..core.settings import Settings
-from .batching import Outcome as BatchOutcome
-from .batching import Shed
+from .jobs import Outcome as BatchOutcome
+from .jobs import Shed
 from .cascade import Scored
 from .events import event_logger
 from .fleet import Fleet, prepare_state

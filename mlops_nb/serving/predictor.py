@@ -15,7 +15,7 @@ from typing import Any, cast
 from ..bundle.format import Bundle
 from ..core.settings import Settings
 from ..data.checking import Problem
-from .batching import Job, Part, Piece, Sliceable, attempt
+from .jobs import Job, Part, Piece, Sliceable, attempt
 from .cascade import Scored, sift
 from .rows import RowsRefused, flags_of
 from .scoring import Prediction, predictions

@@ -5,8 +5,6 @@
 # %% ../../nbs/44a_serving.protocol.ipynb #imports
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +15,16 @@ from numpy.typing import NDArray
 
 from ..bundle.format import Bundle
 from ..data.checking import Problem
-from ..data.columns import Column, encode_column
 from ..data.contract import Contract
 from .cascade import Scored
 from .gateway import HttpError
 from .rows import Block, Box, Rows, check_columns, flags_of
 from .scoring import Prediction
+from .tensors import InferBody, TensorOut, encode_sent, read_tensors, to_binary, to_columns
 
 # %% auto #0
-__all__ = ['DATATYPES', 'Ask', 'decode', 'contract_error', 'PredictBody', 'read_predict', 'TensorIn', 'TensorOut', 'InferBody',
-           'size_of', 'from_json', 'from_binary', 'read_tensors', 'to_columns', 'encode_sent', 'Intake', 'to_ask',
-           'inputs_of', 'outputs_of', 'metadata', 'PredictAnswer', 'write_answer', 'values_of', 'to_binary',
-           'write_infer']
+__all__ = ['Ask', 'decode', 'contract_error', 'PredictBody', 'read_predict', 'Intake', 'to_ask', 'inputs_of', 'outputs_of',
+           'metadata', 'PredictAnswer', 'write_answer', 'values_of', 'write_infer']
 
 # %% ../../nbs/44a_serving.protocol.ipynb #ask
 @dataclass(slots=True)  # not frozen: freezing costs two microseconds a request
@@ -137,177 +133,8 @@ def _without(
         [rows[i] for i in keep], len(keep), [flags[i] for i in keep], [units[i] for i in keep], refused, keep, out
     )
 
-# %% ../../nbs/44a_serving.protocol.ipynb #v2-body
-class TensorIn(msgspec.Struct):
-    "An input of a V2 request."
-
-    name: str
-    shape: list[int]
-    datatype: str
-    data: Any = None
-    parameters: dict[str, Any] = {}
-
-
-class TensorOut(msgspec.Struct):
-    "An output a V2 request asks for."
-
-    name: str
-    parameters: dict[str, Any] = {}
-
-
-class InferBody(msgspec.Struct):
-    "Body of `POST /v2/models/{model}/infer`."
-
-    inputs: list[TensorIn]
-    id: str | None = None
-    parameters: dict[str, Any] = {}
-    outputs: list[TensorOut] = []
-
-
+# %% ../../nbs/44a_serving.protocol.ipynb #infer-decoder
 _infer_decoder = msgspec.json.Decoder(InferBody)
-DATATYPES = {
-    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64,
-    "INT8": np.int8, "INT16": np.int16, "INT32": np.int32, "INT64": np.int64,
-    "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
-}  # fmt: skip
-
-# %% ../../nbs/44a_serving.protocol.ipynb #tensor-json
-def _bad_tensor(
-    tensor: TensorIn,
-    what: str,
-) -> HttpError:
-    return HttpError(400, "tensor", f"input '{tensor.name}': {what}")
-
-
-def size_of(
-    tensor: TensorIn,
-) -> int:
-    "Elements a tensor must have; raises `HttpError` for a shape that is none."
-    if not tensor.shape or any(d < 0 or d > 2**31 for d in tensor.shape):
-        raise _bad_tensor(tensor, f"shape {tensor.shape[:8]}")
-    return math.prod(tensor.shape)
-
-
-_NUMBERS: frozenset[type] = frozenset([int, float, type(None)])
-_ELEMENTS: Mapping[str, frozenset[type]] = {"BOOL": frozenset([bool]), "BYTES": frozenset([str, type(None)])}
-
-
-def from_json(
-    tensor: TensorIn,
-) -> NDArray[Any]:  # Flat
-    "The elements of a tensor that came as JSON."
-    flat = _flat(tensor.data if isinstance(tensor.data, list) else [])
-    if len(flat) != size_of(tensor):
-        raise _bad_tensor(tensor, f"{len(flat)} elements for shape {tensor.shape}")
-    kinds = set(map(type, flat))
-    allowed = _ELEMENTS.get(tensor.datatype, _NUMBERS)
-    if not kinds <= allowed or (type(None) in kinds and tensor.datatype[:2] not in ("FP", "BY")):
-        raise _bad_tensor(tensor, f"elements that are not {tensor.datatype}")
-    try:
-        return np.array(flat, dtype=DATATYPES[tensor.datatype])
-    except (OverflowError, ValueError, TypeError):
-        raise _bad_tensor(tensor, f"elements that do not fit {tensor.datatype}") from None
-
-
-def _flat(
-    data: list[Any],
-) -> list[Any]:
-    "Nested lists as one list."
-    while data and isinstance(data[0], list):
-        data = [v for part in data if isinstance(part, list) for v in part]
-    return data
-
-# %% ../../nbs/44a_serving.protocol.ipynb #tensor-binary
-def from_binary(
-    tensor: TensorIn,
-    data: memoryview,
-) -> NDArray[Any]:  # Flat
-    "The elements of a tensor that came as bytes."
-    if tensor.datatype == "BYTES":
-        values = np.array(_texts(tensor, data), dtype=object)
-    else:
-        kind = np.dtype(DATATYPES[tensor.datatype]).newbyteorder("<")
-        if len(data) % kind.itemsize:
-            raise _bad_tensor(tensor, f"{len(data)} bytes are no whole number of {tensor.datatype}")
-        values = np.frombuffer(data, kind)
-        if tensor.datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
-            raise _bad_tensor(tensor, "a BOOL that is neither 0 nor 1")
-    if len(values) != size_of(tensor):
-        raise _bad_tensor(tensor, f"{len(values)} elements for shape {tensor.shape}")
-    return values
-
-
-def _texts(
-    tensor: TensorIn,
-    data: memoryview,
-) -> list[str]:
-    "Texts with their lengths in front."
-    found, at = [], 0
-    while at < len(data):
-        if at + 4 > len(data):
-            raise _bad_tensor(tensor, "a length that is cut")
-        (size,) = struct.unpack_from("<I", data, at)
-        if at + 4 + size > len(data):
-            raise _bad_tensor(tensor, "a length beyond its data")
-        try:
-            found.append(str(data[at + 4 : at + 4 + size], "utf-8"))
-        except UnicodeDecodeError:
-            raise _bad_tensor(tensor, "a text that is not UTF-8") from None
-        at += 4 + size
-    return found
-
-# %% ../../nbs/44a_serving.protocol.ipynb #tensors
-def read_tensors(
-    inputs: Sequence[TensorIn],
-    tail: memoryview,  # What follows the JSON header
-) -> dict[str, NDArray[Any]]:  # By name, in the shape that was sent
-    "All inputs of a request."
-    found: dict[str, NDArray[Any]] = {}
-    at = 0
-    for tensor in inputs:
-        if tensor.datatype not in DATATYPES:
-            raise _bad_tensor(tensor, f"datatype '{tensor.datatype[:20]}'")
-        if tensor.name in found:
-            raise _bad_tensor(tensor, "stands twice")
-        size = tensor.parameters.get("binary_data_size")
-        if size is None:
-            values = from_json(tensor)
-        else:
-            if not isinstance(size, int) or size < 0 or at + size > len(tail):
-                raise _bad_tensor(tensor, "binary_data_size does not fit the body")
-            values, at = from_binary(tensor, tail[at : at + size]), at + size
-        found[tensor.name] = values.reshape(tensor.shape)
-    if at != len(tail):
-        raise HttpError(400, "tensor", f"{len(tail) - at} bytes belong to no input")
-    return found
-
-# %% ../../nbs/44a_serving.protocol.ipynb #by-column
-def to_columns(
-    contract: Contract,
-    tensors: Mapping[str, NDArray[Any]],
-) -> dict[str, NDArray[Any]]:  # 1-D, as sent
-    "The columns of the contract; raises `HttpError` for a missing, unknown or misshapen tensor."
-    names = contract.feature_names
-    if missing := [n for n in names if n not in tensors]:
-        raise HttpError(400, "tensor", f"input '{missing[0]}' is missing")
-    if unknown := [n for n in tensors if n not in names]:
-        raise HttpError(400, "tensor", f"input '{unknown[0][:80]}' is not in the contract")
-    for name, values in tensors.items():
-        if values.ndim > 2 or (values.ndim == 2 and values.shape[1] != 1):
-            raise HttpError(400, "tensor", f"input '{name}': shape {list(values.shape)}, expected [n] or [n, 1]")
-    if len({len(values) for values in tensors.values()}) > 1:
-        raise HttpError(400, "tensor", "the inputs have different numbers of rows")
-    return {n: tensors[n].reshape(-1) for n in names}
-
-
-def encode_sent(
-    column: Column,
-    values: NDArray[Any],  # As sent, judged
-) -> NDArray[Any]:
-    "Tensor elements as the model takes them; float32 is taken as it stands."
-    if column.kind == "number" and values.dtype == np.float32:
-        return values
-    return encode_column(column, values)
 
 # %% ../../nbs/44a_serving.protocol.ipynb #intake
 class Intake:
@@ -479,16 +306,6 @@ def values_of(
         [s.output.answer[s.start : s.start + s.rows] for s in scored], dtype=np.float64
     )
     return answers
-
-
-def to_binary(
-    values: NDArray[Any],
-) -> bytes:
-    "Elements as bytes, texts with their lengths in front."
-    if values.dtype != object:
-        return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
-    texts = [str(v).encode() for v in values.reshape(-1)]
-    return b"".join(struct.pack("<I", len(t)) + t for t in texts)
 
 # %% ../../nbs/44a_serving.protocol.ipynb #write-infer
 def write_infer(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..data.checking import Problem
 from ..data.columns import EXACT, Column
-from ..data.contract import Contract, Target
+from ..data.contract import Contract
 from ..data.values import NULL, NULL_DAYS
 
 # %% auto #0

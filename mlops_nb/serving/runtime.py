@@ -17,9 +17,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..bundle.parts import Signature, Tensor
+from ..bundle.parts import Signature
 from ..core.errors import InputError
-from .batching import ModelFault
+from .jobs import ModelFault
 
 # %% auto #0
 __all__ = ['session_options', 'Session', 'Watchdog']

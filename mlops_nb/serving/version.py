@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ..bundle.format import Bundle, load_bundle
 from ..core.settings import Settings
-from .batching import Batcher, Limits, Outcome
+from .batching import Batcher, Limits
+from .jobs import Outcome
 from .breaker import Breaker, Tolerance
 from .cascade import Cascade, Level
 from .cost import CostModel
