@@ -32,10 +32,10 @@ from tests.tried_workspace import copy
 TWO_WINDOWS = """
 [[window]]
 name = "as-it-is"
-share = 0.5
+share = 0.2
 [[window]]
 name = "changed"
-share = 0.5
+share = 0.8
 changes = [
   { kind = "scale", column = "amount", factor = 1.6 },
   { kind = "null", column = "income" },
@@ -287,6 +287,15 @@ def test_faults_of_the_pipeline_are_named(how: dict[str, Any], cause: str) -> No
         right += [f.cause for f in found] == [cause]
         assert not [f for f in found if f.action == "retrain"]
     assert right >= 17
+
+
+def test_a_few_rows_explain_nothing() -> None:
+    rng = np.random.default_rng(10)
+    reference = build_profile(draw(rng, 4_000), SCHEMA)
+    window = draw(rng, 25, factor=5.0)
+    found = diagnose(compare(reference, window), reference, window, "no-go")
+    assert [(f.cause, f.action) for f in found] == [("unclear", "collect")]
+    assert 50 < found[0].evidence["rows"] < 200
 
 
 @pytest.mark.parametrize(("promise", "cause"), [("go", "shift"), ("no-go", "shift-harm"), ("not-assessed", "shift")])
