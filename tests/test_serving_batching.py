@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_nb.serving.batching import Batcher, Limits, ModelFault, Part, Shed
+from mlops_nb.serving.batching import Batcher, Limits
 from mlops_nb.serving.cost import CostModel, batch_limit
+from mlops_nb.serving.jobs import ModelFault, Part, Shed
 
 FAST = CostModel({1: 1e-5, 64: 2e-5})
 
@@ -273,6 +274,7 @@ timings_of = st.dictionaries(st.sampled_from([1, 2, 4, 8, 16, 32]), st.floats(1e
 
 
 @given(timings_of, st.floats(0.1, 10.0))
+@settings(deadline=None)
 def test_a_slower_machine_is_slower_at_every_size(timings: dict[int, float], factor: float) -> None:
     cost = CostModel(timings)
     before = [cost.seconds(n) for n in (1, 5, 40)]
@@ -282,6 +284,7 @@ def test_a_slower_machine_is_slower_at_every_size(timings: dict[int, float], fac
 
 
 @given(timings_of, st.floats(1e-7, 100.0))
+@settings(deadline=None)
 def test_what_fits_takes_no_longer_than_there_is(timings: dict[int, float], left: float) -> None:
     cost = CostModel(timings)
     rows = int(min(cost.rows_within(left), 10**6))
@@ -289,5 +292,6 @@ def test_what_fits_takes_no_longer_than_there_is(timings: dict[int, float], left
 
 
 @given(timings_of)
+@settings(deadline=None)
 def test_a_limit_is_one_of_the_measured_sizes(timings: dict[int, float]) -> None:
     assert batch_limit(timings) in timings

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_nb.serving import parts
@@ -25,6 +25,7 @@ def rows(*values: int, when: datetime = NOON) -> pa.Table:
 
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=3), min_size=1, max_size=4), st.integers(0, 2000))
+@settings(deadline=None)
 def test_a_torn_file_keeps_every_whole_frame(groups: list[list[int]], cut: int) -> None:
     frames = [to_frame(rows(*g)) for g in groups]
     data = b"".join(frames)[:cut]

@@ -16,8 +16,9 @@ from mlops_nb.bundle.format import load_bundle
 from mlops_nb.data.columns import Column
 from mlops_nb.data.contract import Contract, Target
 from mlops_nb.serving.gateway import HttpError, RateLimit
-from mlops_nb.serving.protocol import Ask, Intake, TensorIn, from_binary
+from mlops_nb.serving.protocol import Ask, Intake
 from mlops_nb.serving.rows import Box, check_columns, encode, join, raw_rows, suspects
+from mlops_nb.serving.tensors import TensorIn, from_binary
 from tests.serving_bundle import CONTRACT, ROW, make_bundle
 
 KINDS = {"tenure": "FP64", "charges": "FP64", "plan": "BYTES", "senior": "BOOL", "since": "BYTES"}
@@ -155,6 +156,7 @@ PACKED = Contract(
 
 
 @given(st.lists(st.tuples(st.floats(width=32), st.floats(width=32)), min_size=1, max_size=5))
+@settings(deadline=None)
 def test_the_box_suspects_whatever_the_columns_do(values: list[tuple[float, float]]) -> None:
     matrix = np.array(values, np.float32)
     odd = Box(PACKED.columns).suspects(matrix)
@@ -174,6 +176,7 @@ def test_encoded_rows_go_back_to_rows_with_the_same_encoding(rows: list[dict[str
 
 
 @given(st.floats(0.5, 50), st.integers(1, 20), st.lists(st.floats(0, 0.5), min_size=1, max_size=80))
+@settings(deadline=None)
 def test_no_window_holds_more_than_burst_and_rate(per_s: float, burst: int, pauses: list[float]) -> None:
     now = [0.0]
     rate = RateLimit(per_s, burst, clock=lambda: now[0])
