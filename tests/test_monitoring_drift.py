@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,11 @@ import pytest
 
 from mlops_nb.core.errors import InputError
 from mlops_nb.core.messages import LANGUAGES, catalogue
+from mlops_nb.data.values import NULL
 from mlops_nb.monitoring import tables
 from mlops_nb.monitoring.drift import DriftVerdict, compare, drift_files, drift_table, profile_file
 from mlops_nb.monitoring.tables import Field, Fields, find_fields
-from mlops_nb.stats.profiles import NULL, Encoded, Profile, build_profile
+from mlops_nb.stats.profiles import Encoded, Profile, build_profile
 from tests.conftest import Cli
 
 LEVELS = np.array([f"l{i}" for i in range(30)], object)
@@ -112,7 +114,7 @@ def test_a_window_without_rows_is_an_error_and_an_empty_column_is_never_stable()
 
 
 @pytest.mark.parametrize("rules", [{"alpha": 0}, {"alpha": 1.5}, {"floor": -1}, {"visible": 0}])
-def test_rates_that_mean_nothing_are_refused(rules: dict[str, float]) -> None:
+def test_rates_that_mean_nothing_are_refused(rules: dict[str, Any]) -> None:
     rng = np.random.default_rng(8)
     with pytest.raises(InputError, match="give a number between 0 and 1"):
         compare(build_profile(mixed(rng, 100), MIXED), mixed(rng, 50), **rules)
@@ -146,7 +148,7 @@ def frame(rng: np.random.Generator, rows: int, start: str = "2026-01-01") -> pd.
             "id": range(rows),
             "when": pd.date_range(start, periods=rows, freq="h"),
             "price": rng.lognormal(3, 1, rows).round(2),
-            "paid": rng.choice(["card", "cash", None], rows),
+            "paid": rng.choice(np.array(["card", "cash", None], object), rows),
             "kept": rng.random(rows) < 0.5,
             "note": [f"note {i:04} {'x' * int(k)}" for i, k in enumerate(rng.integers(0, 20, rows))],
         }

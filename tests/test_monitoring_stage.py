@@ -137,7 +137,7 @@ CONTRACT = Contract(
 
 
 def test_changes_keep_types_and_gaps() -> None:
-    rows = [{"age": 10.0, "n": 3, "paid": "card"}, {"age": None, "n": 4, "paid": "cash"}]
+    rows: list[dict[str, Any]] = [{"age": 10.0, "n": 3, "paid": "card"}, {"age": None, "n": 4, "paid": "cash"}]
     plan = WindowPlan(
         name="w",
         share=1,
@@ -162,7 +162,7 @@ def test_a_policy_is_optional(tmp_path: Path) -> None:
     assert load_policy(tmp_path / "policy.toml") == Policy()
 
 
-def log_of(task: str, n: int, seed: int = 0) -> tuple[pa.Table, list[Any], Target]:
+def log_of(task: Any, n: int, seed: int = 0) -> tuple[pa.Table, list[Any], Target]:
     "Answers that are right more often than not, and what came true."
     rng = np.random.default_rng(seed)
     ids = {"prediction_id": [f"p{i}" for i in range(n)], "unit_id": [f"u{i}" for i in range(n)], "status": ["ok"] * n}
@@ -176,7 +176,7 @@ def log_of(task: str, n: int, seed: int = 0) -> tuple[pa.Table, list[Any], Targe
     shares = {f"p.{c}": share[:, k] for k, c in enumerate(classes)}
     label = [classes[k] for k in share.argmax(axis=1)]
     table = pa.table({**ids, **shares, "label": label, "value": pa.nulls(n, pa.float64())})
-    return table, truth, Target("y", task, classes, classes[-1] if task == "binary" else "")  # type: ignore[arg-type]
+    return table, truth, Target("y", task, classes, classes[-1] if task == "binary" else "")
 
 
 def outcomes_of(truth: list[Any], by: str = "prediction_id") -> pa.Table:
