@@ -26,6 +26,8 @@ from mlops_nb.lifecycle.scaffold import init_from_file
 from mlops_nb.stats.profiles import Profile
 from tests.conftest import Cli
 
+pytestmark = pytest.mark.slow  # the lifecycle of `make test` runs this stage once
+
 
 def table(task: str) -> pd.DataFrame:
     "Numbers, categories, a date and gaps."

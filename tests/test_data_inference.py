@@ -141,6 +141,7 @@ def test_messages_fill_every_place(lang):
         "limit": 5,
         "class": "k",
         "split": "s",
+        "name": "n",
     }
     for key in catalogue(lang):
         if key.startswith("data."):

@@ -22,7 +22,7 @@ from mlops_nb.poc.runs import read_run, run_notebook
 from mlops_nb.poc.tracking import quiet_mlflow, tracking_uri
 from tests.tried_workspace import copy, tried
 
-pytestmark = pytest.mark.xdist_group("tried")  # one workspace for all of them
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tried")]  # one workspace for all of them
 
 
 def edit(ws: Workspace, cell: str, old: str, new: str) -> None:

@@ -14,7 +14,7 @@ from mlops_nb.poc.tracking import quiet_mlflow, tracking_uri
 from mlops_nb.registry import on_stage, register, registered
 from tests.tried_workspace import copy
 
-pytestmark = pytest.mark.xdist_group("tried")  # one workspace for all of them
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tried")]  # one workspace for all of them
 
 
 def decide(ws: Workspace, decision: str, bundle: str = "") -> str:

@@ -24,7 +24,7 @@ from mlops_nb.trial.server import running, serving, settings_environment, usage
 from mlops_nb.trial.stage import read_material
 from tests.tried_workspace import tried
 
-pytestmark = pytest.mark.xdist_group("tried")  # one workspace for all of them
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tried")]  # one workspace for all of them
 
 
 def bundles(ws: Workspace) -> list[Path]:

@@ -22,7 +22,7 @@ from mlops_nb.trial.server import running
 from mlops_nb.trial.stage import latency_facts, read_material, run_trial
 from tests.tried_workspace import copy, tried
 
-pytestmark = pytest.mark.xdist_group("tried")  # one workspace for all of them
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tried")]  # one workspace for all of them
 
 
 def test_the_answers_are_those_of_the_bundles_graph() -> None:
