@@ -29,6 +29,8 @@ from mlops_nb.serving.log import read_log, read_outcomes
 from mlops_nb.stats.profiles import Encoded, build_profile
 from tests.tried_workspace import copy
 
+pytestmark = pytest.mark.slow  # the lifecycle of `make test` runs this stage once
+
 TWO_WINDOWS = """
 [[window]]
 name = "as-it-is"

@@ -192,6 +192,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_publish_one_report(tmp_path: Path) -> None:
     ws = full_workspace(tmp_path / "ws")
     command = [str(BIN / "mlops-nb"), "report", "roi", str(ws.root), "-p", f"as_of={AS_OF}"]

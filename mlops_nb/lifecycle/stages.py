@@ -129,7 +129,15 @@ AFTER_DECISION = (
     Stage(
         "monitor",
         "mlops_nb.monitoring.stage:run_monitor",
-        deps=("bundles", "decision.json", "policy.toml", "splits/future.parquet", "charter.frozen.json"),
+        deps=(
+            "bundles",
+            "charter.frozen.json",
+            "decision.json",
+            "evidence/export.json",
+            "evidence/trial.predictions.parquet",
+            "policy.toml",
+            "splits/future.parquet",
+        ),
         outs=("windows", "evidence/monitor.json"),
     ),
     Stage(
