@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 
-.PHONY: run test test-all sims bench soak lab docs check lock readme export sync lint types notebooks clean
+.PHONY: run test test-all sims bench lab docs check lock readme export sync lint types notebooks clean
 
 run: $(READY)  ## the main job on the churn example
 	@test -f $(WORKSPACE)/charter.toml || $(BIN)/mlops-nb init $(WORKSPACE) --example churn
@@ -23,7 +23,7 @@ test: sync lint types notebooks  ## at most 10 minutes on two cores
 	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 test-all: $(READY)  ## the long tests: kill matrix, other tables, wheel, browser, faults
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations=20
 
 export: $(READY)
 	$(BIN)/nbdev-export
@@ -49,11 +49,8 @@ check: test  ## what CI asks of a commit, and that the tree is clean afterwards
 sims: $(READY)  ## the statistical claims at full size; tables under nbs/tables
 	$(BIN)/python -m tests.sims
 
-bench: $(READY)
+bench: $(READY)  ## the server against its limits in one run; table under nbs/tables
 	$(BIN)/python -m tests.bench
-
-soak: $(READY)
-	$(BIN)/python -m tests.soak
 
 lab: $(READY)  ## JupyterLab on the workspace
 	@test -f $(WORKSPACE)/charter.toml || $(BIN)/mlops-nb init $(WORKSPACE) --example churn
