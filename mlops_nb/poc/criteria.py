@@ -264,9 +264,10 @@ def integration(
     if evidence is None or rate is None:
         return without_evidence("integration", charter, "trial")
     failed = [str(c["name"]) for c in evidence.data.get("checks", ()) if not c.get("ok")]
-    told = {"value": rate.value, "threshold": promise.pass_rate, "n": rate.n, "failed": ", ".join(failed)}
+    told = {"threshold": promise.pass_rate, "n": rate.n, "passed": (rate.n or 0) - len(failed)}
+    message_args = {**told, "failed": ", ".join(failed)}
     state = GO if _number(rate) >= promise.pass_rate else NO_GO
-    verdict = Verdict(state, Message(f"score.integration.{state}", told))
+    verdict = Verdict(state, Message(f"score.integration.{state}", message_args))
     return scored(
         "integration", charter, verdict, (replace(rate, threshold=promise.pass_rate, state=state),), _named(evidence)
     )
