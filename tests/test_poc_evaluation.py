@@ -230,3 +230,15 @@ def test_bands_and_the_order_of_states() -> None:
     assert len(both.conditions) == 1
     assert overall([{"state": NO_GO, "required": False}], draft=True) == NO_GO
     assert Message("gate.go").text("fr") != Message("gate.go").text("en")
+
+
+@pytest.mark.parametrize(("rows", "state"), [(120, "no-go"), (12, "not-assessed")])
+def test_few_rows_can_show_that_a_promise_is_broken_but_not_very_few(rows: int, state: str) -> None:
+    rng = np.random.default_rng(4)
+    truth = np.arange(rows) % 2
+    share = np.clip(0.5 + 0.15 * (truth - 0.5) + rng.normal(0, 0.15, rows), 0.01, 0.99)
+    said = Answers(
+        "binary", truth, (share > 0.5).astype(np.int64), np.column_stack([1 - share, share]), classes=("no", "yes")
+    )
+    found = judge_performance(METRICS["roc_auc"], said, truth, 0.995)
+    assert found.verdict.state == state

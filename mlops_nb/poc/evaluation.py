@@ -33,12 +33,14 @@ from ..stats.planning import least_rows, rows_for_auc, rows_for_r2, rows_for_sha
 from ..stats.scores import equal_bins, placements
 
 # %% auto #0
-__all__ = ['FEWEST_ERRORS', 'MARGIN', 'SKILL', 'MISCALIBRATED', 'counted_rows', 'fewest_rows', 'rows_that_suffice',
-           'rows_that_decide', 'skill_p_value', 'Performance', 'judge_performance', 'metric_facts', 'performance_facts',
-           'gain', 'reliability', 'confusion', 'runs_that_decide', 'judge_stability', 'Evaluation', 'evaluate']
+__all__ = ['FEWEST_ERRORS', 'FEWEST_FOR_NO', 'MARGIN', 'SKILL', 'MISCALIBRATED', 'counted_rows', 'fewest_rows',
+           'rows_that_suffice', 'rows_that_decide', 'skill_p_value', 'Performance', 'judge_performance', 'metric_facts',
+           'performance_facts', 'gain', 'reliability', 'confusion', 'runs_that_decide', 'judge_stability', 'Evaluation',
+           'evaluate']
 
 # %% ../../nbs/24_poc.evaluation.ipynb #enough
 FEWEST_ERRORS = 30  # rows below which the interval of a mean of errors does not hold
+FEWEST_FOR_NO = 10  # rows without which no interval is believed, not even one that lies wholly beyond the threshold
 
 
 def counted_rows(
@@ -183,7 +185,8 @@ def judge_performance(
         return Performance(Verdict(NOT_ASSESSED, Message("score.performance.undefined", {"why": e.what})))
     sufficient = rows_that_suffice(metric, a, seen, threshold)
     have, need = counted_rows(metric, a), fewest_rows(metric, threshold)
-    if have < need:
+    missed = seen.side(threshold, metric.higher_is_better) == "missed" and have >= FEWEST_FOR_NO
+    if have < need and not missed:
         told = Message(
             "score.performance.few", {"have": have, "need": need, "rows": sufficient, "threshold": threshold}
         )
