@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .batching import Batcher
-from .jobs import ModelFault, Part, Shed, Sliceable
 from .breaker import Breaker
+from .jobs import ModelFault, Part, Shed, Sliceable
 from .scoring import Output, RuleScorer
 
 # %% auto #0

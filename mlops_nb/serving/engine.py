@@ -22,12 +22,12 @@ import numpy as np
 from ..bundle.format import Bundle
 from ..core.errors import MlopsError
 from ..core.settings import Settings
-from .jobs import Outcome as BatchOutcome
-from .jobs import Shed
 from .cascade import Scored
 from .events import event_logger
 from .fleet import Fleet, prepare_state
 from .gateway import Gateway, HttpError
+from .jobs import Outcome as BatchOutcome
+from .jobs import Shed
 from .log import Record
 from .metrics import REASONS, Metrics
 from .protocol import Ask

@@ -15,8 +15,8 @@ from typing import Any, cast
 from ..bundle.format import Bundle
 from ..core.settings import Settings
 from ..data.checking import Problem
-from .jobs import Job, Part, Piece, Sliceable, attempt
 from .cascade import Scored, sift
+from .jobs import Job, Part, Piece, Sliceable, attempt
 from .rows import RowsRefused, flags_of
 from .scoring import Prediction, predictions
 from .version import Graphs, load_graphs

@@ -16,8 +16,8 @@ from ..bundle.format import Bundle
 from ..bundle.parts import Segment, Thresholds
 from ..core.errors import Refused
 from ..data.values import as_text
-from .jobs import ModelFault
 from .cost import CostModel, batch_limit, measure
+from .jobs import ModelFault
 from .rows import Block, join, raw_rows
 from .runtime import Session
 

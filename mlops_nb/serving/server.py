@@ -225,7 +225,7 @@ class Supervisor:
             command,
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,  # noqa: PLW1509  nothing but one system call
+            preexec_fn=die_with_parent,
         )
 
     def stop(self, sig: int, frame: FrameType | None) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from ..bundle.format import Bundle, load_bundle
 from ..core.settings import Settings
 from .batching import Batcher, Limits
-from .jobs import Outcome
 from .breaker import Breaker, Tolerance
 from .cascade import Cascade, Level
 from .cost import CostModel
+from .jobs import Outcome
 from .protocol import Intake
 from .runtime import Session, Watchdog
 from .scoring import GraphScorer, RuleScorer, prove, time_scorer
