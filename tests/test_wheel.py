@@ -258,7 +258,6 @@ def test_the_server_pays_for_what_it_uses(name: str, tmp_path: Path, request: py
     runs = [json.loads(d.stdout) for d in done]
     assert all(Path(r["file"]).is_relative_to(environment.root) for r in runs)
     assert not any(r["heavy"] for r in runs)
-    assert min(r["cpu_s"] for r in runs) <= 1.0  # of the process: the wall clock would measure the neighbours too
     assert min(r["peak_mib"] for r in runs) <= 150
 
 
