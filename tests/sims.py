@@ -1,4 +1,4 @@
-"""The statistical claims at full size: `make sims`, or `python -m tests.sims --seed 3 --scale 0.1`."""
+"""The statistical claims at full size: `make sims`, or `python -m tests.sims --seed 3 --scale 0.1 --floors poc`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlops_nb.value.sims import run_sims
+from mlops_nb.stats.claims import run_topics
+from mlops_nb.value.sims import TOPICS as VALUE
 
 TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
+FLOORS = {"value": VALUE}
 
 
 def main() -> int:
@@ -16,14 +18,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="1 is full size")
     parser.add_argument("--out", type=Path, default=TABLES)
+    parser.add_argument("--floors", nargs="*", choices=FLOORS, default=list(FLOORS))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    claims = run_sims(given.out / "sims_value.json", given.seed, given.scale)
-    for claim in claims:
-        print(
-            f"{'holds ' if claim.holds else 'BROKEN'} {claim.case}: {claim.rate:.1%} (bar {claim.low:.0%} to {claim.high:.0%})"
-        )
-    return 0 if all(c.holds for c in claims) else 1
+    broken = 0
+    for floor in given.floors:
+        for claim in run_topics(FLOORS[floor], given.out / f"sims_{floor}.json", given.seed, given.scale):
+            word, bar = "holds " if claim.holds else "BROKEN", f"{claim.low:.0%} to {claim.high:.0%}"
+            print(f"{word} {floor} {claim.topic}, {claim.case}: {claim.rate:.1%} (bar {bar})", flush=True)
+            broken += not claim.holds
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

@@ -5,42 +5,16 @@
 # %% ../../nbs/69_value.sims.ipynb #imports
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
-from ..core.display import Table
-from ..core.files import write_json
+from ..stats.claims import Claim, Topic
 from .experiments import simulate_coverage
 from .prepost import simulate_placebo
 from .roi import simulate_rates
 from .sequential import simulate_looking
 
 # %% auto #0
-__all__ = ['TOPICS', 'Claim', 'run_sims', 'claim_table']
-
-# %% ../../nbs/69_value.sims.ipynb #claim
-@dataclass(frozen=True)
-class Claim:
-    "One rate, and where it must lie."
-
-    topic: str
-    case: str
-    low: float  # the rate must lie between these
-    high: float
-    rate: float = math.nan
-    runs: int = 0
-
-    @property
-    def error(self) -> float:
-        "Standard error that the number of runs leaves."
-        return math.sqrt(max(self.rate * (1 - self.rate), 1 / max(self.runs, 1)) / max(self.runs, 1))
-
-    @property
-    def holds(self) -> bool:
-        "Whether the rate lies within its bounds, by two standard errors."
-        return self.low - 2 * self.error <= self.rate <= self.high + 2 * self.error
+__all__ = ['TOPICS']
 
 # %% ../../nbs/69_value.sims.ipynb #reviews
 def _reviews(
@@ -124,34 +98,10 @@ def _prepost(
                 "placebo", f"AR {rho}, level drift {drift}, {before} days before {after}", 0.0, 0.10, rate, runs
             )
 
-# %% ../../nbs/69_value.sims.ipynb #run
-TOPICS: dict[str, tuple[Callable[[int, int], Iterator[Claim]], int]] = {
-    "roi": (_reviews, 10_000),
-    "looking": (_looking, 2_000),
-    "revenue": (_revenue, 4_000),
-    "prepost": (_prepost, 400),
+# %% ../../nbs/69_value.sims.ipynb #topics
+TOPICS = {
+    "roi": Topic(_reviews, 10_000),
+    "looking": Topic(_looking, 2_000),
+    "revenue": Topic(_revenue, 4_000),
+    "prepost": Topic(_prepost, 400),
 }
-
-
-def run_sims(
-    out: str | Path,  # JSON file of the table
-    seed: int = 0,
-    scale: float = 1.0,  # 1: full size, about five minutes
-    topics: tuple[str, ...] = tuple(TOPICS),
-) -> tuple[Claim, ...]:
-    "Measure every claim and save the table."
-    found = tuple(c for t in topics for c in TOPICS[t][0](max(round(scale * TOPICS[t][1]), 6), seed))
-    rows = [{**asdict(c), "error": c.error, "holds": c.holds} for c in found]
-    write_json(out, {"v": 1, "seed": seed, "scale": scale, "claims": rows})
-    return found
-
-
-def claim_table(
-    claims: tuple[Claim, ...],
-) -> Table:
-    "The claims for a reader."
-    rows = tuple(
-        (c.case, f"{c.rate:.1%}", f"{c.low:.0%} to {c.high:.0%}", f"{c.error:.1%}", "yes" if c.holds else "NO")
-        for c in claims
-    )
-    return Table("Claims measured again", ("Case", "Rate", "Must lie in", "Standard error", "Holds"), rows)
