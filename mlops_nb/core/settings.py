@@ -44,8 +44,8 @@ class Settings(LabSettings):
     serve_tls_cert: str = ""  # PEM files
     serve_tls_key: str = ""
     serve_keys_file: str = ""  # hashed API keys and their roles; empty: no keys
-    serve_jwt_key_file: str = ""  # public key, or shared secret, that verifies tokens; empty: no tokens
-    serve_jwt_algorithms: str = "RS256 ES256 EdDSA"
+    serve_jwt_key_file: str = ""  # public keys (PEM, JWKS) or a shared secret that verify tokens; empty: no tokens
+    serve_jwt_algorithms: str = "RS256 ES256 EdDSA"  # HS256 and its like must be asked for
     serve_jwt_audience: str = ""
     serve_jwt_issuer: str = ""
     serve_rate_per_s: float = Field(default=0.0, ge=0)  # requests a client may send; 0: no limit
@@ -60,6 +60,9 @@ class Settings(LabSettings):
     serve_lane: Literal["auto", "inline", "thread"] = "auto"
     serve_threads: int = Field(default=1, ge=1, le=256)  # inside one operator of the graph
     serve_providers: str = "CPUExecutionProvider"  # onnxruntime execution providers, in order
+    serve_dedup: Literal["auto", "on", "off"] = "auto"  # equal rows of a batch computed once; auto: if it pays
+    serve_cache_rows: int = Field(default=0, ge=0)  # answers kept for rows that come again; 0: none
+    serve_cache_ttl_s: float = Field(default=60.0, gt=0)
     serve_overload: Literal["refuse", "lite", "rule"] = "lite"  # what answers when there is no time
     serve_log: Literal["best_effort", "audit", "off"] = "best_effort"  # audit: an answer waits for its record
     serve_log_seal_s: float = Field(default=60.0, gt=0)  # age at which a part of the log is sealed
@@ -68,6 +71,8 @@ class Settings(LabSettings):
     serve_log_keep_days: int = Field(default=0, ge=0)  # older days are removed; 0: kept
     serve_log_redact: str = ""  # columns whose values are never logged
     serve_basis: Literal["measured", "simulated"] = "measured"  # written into every record
+    serve_otel_endpoint: str = ""  # OTLP over HTTP, http://host:4318/v1/traces; empty: no spans
+    serve_otel_ratio: float = Field(default=0.01, ge=0, le=1)  # of the traces that begin here
     serve_price_cpu_hour: float = Field(default=0.0, ge=0)  # for the cost per 1,000 predictions; 0: not shown
 
 # %% ../../nbs/01_core.settings.ipynb #environ
