@@ -47,12 +47,15 @@ def _aside(
 def atomic_write(
     path: str | Path,  # The target; its folder is made when missing
     data: bytes | str,  # Text is written as UTF-8
+    mode: int | None = None,  # Permissions, for secrets: 0o600; default: as any file
 ) -> Path:  # The target
     "Write `data` to `path` whole or not at all."
     target = Path(path)
     tmp = _aside(target)
     try:
         with tmp.open("wb") as f:
+            if mode is not None:
+                os.fchmod(f.fileno(), mode)
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
