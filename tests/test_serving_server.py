@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 
-from mlops_nb.serving.gateway import new_key
+from mlops_nb.serving.identity import new_key
 from mlops_nb.serving.log import read_log, read_outcomes
 from mlops_nb.serving.predictor import Predictor
 from tests.serving_bundle import (
