@@ -13,12 +13,12 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['atomic_write', 'atomic_folder', 'plain', 'write_json', 'read_json']
+__all__ = ['atomic_stream', 'atomic_write', 'atomic_folder', 'plain', 'write_json', 'read_json']
 
 # %% ../../nbs/02_core.files.ipynb #sync
 def _sync_folder(
@@ -44,26 +44,36 @@ def _aside(
     return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
 
 # %% ../../nbs/02_core.files.ipynb #atomic-write
-def atomic_write(
+@contextlib.contextmanager
+def atomic_stream(
     path: str | Path,  # The target; its folder is made when missing
-    data: bytes | str,  # Text is written as UTF-8
     mode: int | None = None,  # Permissions, for secrets: 0o600; default: as any file
-) -> Path:  # The target
-    "Write `data` to `path` whole or not at all."
+) -> Iterator[IO[bytes]]:  # To be written to
+    "A file that appears under its name when the block ends without an error."
     target = Path(path)
     tmp = _aside(target)
     try:
         with tmp.open("wb") as f:
             if mode is not None:
                 os.fchmod(f.fileno(), mode)
-            f.write(data.encode() if isinstance(data, str) else data)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         tmp.replace(target)
     finally:
         tmp.unlink(missing_ok=True)
     _sync_folder(target.parent)
-    return target
+
+
+def atomic_write(
+    path: str | Path,
+    data: bytes | str,  # Text is written as UTF-8
+    mode: int | None = None,  # As for `atomic_stream`
+) -> Path:  # The target
+    "Write `data` to `path` whole or not at all."
+    with atomic_stream(path, mode) as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+    return Path(path)
 
 # %% ../../nbs/02_core.files.ipynb #atomic-folder
 @contextlib.contextmanager

@@ -60,6 +60,8 @@ class Settings(LabSettings):
     serve_lane: Literal["auto", "inline", "thread"] = "auto"
     serve_threads: int = Field(default=1, ge=1, le=256)  # inside one operator of the graph
     serve_providers: str = "CPUExecutionProvider"  # onnxruntime execution providers, in order
+    serve_trusted_file: str = ""  # people whose signatures count, in the form of approvers.toml; empty: nobody's
+    serve_require_signature: bool = False  # load only bundles that one of them has signed
     serve_dedup: Literal["auto", "on", "off"] = "auto"  # equal rows of a batch computed once; auto: if it pays
     serve_cache_rows: int = Field(default=0, ge=0)  # answers kept for rows that come again; 0: none
     serve_cache_ttl_s: float = Field(default=60.0, gt=0)
@@ -78,7 +80,7 @@ class Settings(LabSettings):
 # %% ../../nbs/01_core.settings.ipynb #environ
 PREFIX = "MLOPS_NB_"
 PROFILES = ("dev", "test", "prod")
-_ENV_ELSEWHERE = {"PROFILE", "RUN_PID", "CONFIG_HOME", "KEY"}  # read by other parts, not settings
+_ENV_ELSEWHERE = {"PROFILE", "RUN_PID", "CONFIG_HOME", "CACHE_HOME", "KEY"}  # read by other parts, not settings
 
 
 def _from_environment(
