@@ -121,7 +121,7 @@ def records_of(
     found = []
     for s in reply.scored:
         rows = slice(s.offset, s.offset + s.rows)
-        who = (time_us, request.id, reply.ids[rows], ask.unit_ids[rows], arm.role, arm.version)
+        who = (time_us, [request.id] * s.rows, reply.ids[rows], ask.unit_ids[rows], arm.role, arm.version)
         how = (s.level, "degraded" if s.reason else "ok", s.reason, latency_us, queue_us, ask.flags[rows])
         found.append(Record(*who, *how, s.output, s.start))
     return found
@@ -138,7 +138,7 @@ def refusal(
     "What the log keeps of a refused request."
     ids = [f"{request.uid}.{i}" for i in range(n)]
     latency_us = int((time.monotonic() - request.started) * 1e6)
-    who = (now_us(), request.id, ids, [None] * n, arm.role, arm.version)
+    who = (now_us(), [request.id] * n, ids, [None] * n, arm.role, arm.version)
     return Record(*who, "", status, reason, latency_us, 0, [()] * n, None, 0, sent)
 
 # %% ../../nbs/44f_serving.engine.ipynb #shed

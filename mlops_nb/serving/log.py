@@ -27,10 +27,10 @@ __all__ = ['COLUMNS', 'OUTCOME_COLUMNS', 'Record', 'Group', 'group', 'records_ta
 
 # %% ../../nbs/43c_serving.log.ipynb #record
 class Record(NamedTuple):
-    "Rows of one request that share their fate."
+    "Rows that share their fate."
 
     time_us: int  # since 1970, UTC
-    request_id: str
+    request_ids: Sequence[str]  # one a row
     ids: Sequence[str]  # prediction ids, one a row
     unit_ids: Sequence[str | None]  # one a row
     arm: str  # champion, challenger, ...
@@ -51,30 +51,34 @@ class Record(NamedTuple):
         return len(self.ids)
 
 # %% ../../nbs/43c_serving.log.ipynb #meta
-_TEXTS = ("request_id", "arm", "version", "level", "status", "reason")
-_NUMBERS = ("latency_us", "queue_us")
-
-
-def _repeated(
-    records: Sequence[Record],
-    name: str,
-) -> list[Any]:
-    "A field of the records, once a row."
-    return list(chain.from_iterable([getattr(r, name)] * len(r.ids) for r in records))
+_TEXTS = ("arm", "version", "level", "status", "reason")
+_NUMBERS = ("time_us", "latency_us", "queue_us")
+_BY_ROW = {"prediction_id": "ids", "request_id": "request_ids", "unit_id": "unit_ids"}
 
 
 def _meta(
     records: Sequence[Record],
 ) -> dict[str, pa.Array]:
     "The columns that do not depend on the model."
+    place = np.repeat(np.arange(len(records)), [len(r.ids) for r in records])
     found = {
-        "prediction_id": pa.array(chain.from_iterable(r.ids for r in records), pa.string()),
-        "unit_id": pa.array(chain.from_iterable(r.unit_ids for r in records), pa.string()),
-        "time": pa.array(_repeated(records, "time_us"), pa.int64()).cast(pa.timestamp("us", tz="UTC")),
-        "flags": pa.array(chain.from_iterable(r.flags for r in records), pa.list_(pa.string())),
+        name: pa.array(list(chain.from_iterable(getattr(r, part) for r in records)), pa.string())
+        for name, part in _BY_ROW.items()
     }
-    found |= {n: pa.array(_repeated(records, n), pa.string()) for n in _TEXTS}
-    return found | {n: pa.array(_repeated(records, n), pa.int64()) for n in _NUMBERS}
+    found |= {n: pa.array([getattr(r, n) for r in records], pa.string()).take(place) for n in _TEXTS}
+    found |= {n: pa.array(np.array([getattr(r, n) for r in records], np.int64)[place]) for n in _NUMBERS}
+    found["time"] = found.pop("time_us").cast(pa.timestamp("us", tz="UTC"))
+    return found | {"flags": _flags(records, len(place))}
+
+
+def _flags(
+    records: Sequence[Record],
+    rows: int,
+) -> pa.Array:
+    "The flags of every row; most rows have none."
+    if any(any(r.flags) for r in records):
+        return pa.array(list(chain.from_iterable(r.flags for r in records)), pa.list_(pa.string()))
+    return pa.ListArray.from_arrays(np.zeros(rows + 1, np.int32), pa.array([], pa.string()))
 
 # %% ../../nbs/43c_serving.log.ipynb #sent
 def _encode_sent(
@@ -131,16 +135,30 @@ def _index(
 # %% ../../nbs/43c_serving.log.ipynb #columns
 def _inputs(
     column: Column,
-    groups: Sequence[Group],
+    scored: Mapping[str, NDArray[Any]],  # What `_scored` gathered
+    refused: Sequence[Record],
 ) -> pa.Array:
-    "One input column over all groups."
-    parts = [
-        g.output.block.columns[column.name][g.places]
-        if g.output
-        else _encode_sent(column, [row.get(column.name) for r in g.records for row in _padded(r)])
-        for g in groups
-    ]
-    return _to_arrow(column, parts[0] if len(parts) == 1 else np.concatenate(parts))
+    "One input column: the rows that were scored, then those that were refused."
+    values = scored.get(column.name)
+    if values is not None and not refused:
+        return _to_arrow(column, values)
+    sent = _encode_sent(column, [row.get(column.name) for r in refused for row in _padded(r)])
+    return _to_arrow(column, sent if values is None else np.concatenate([values, sent]))
+
+
+def _scored(
+    bundle: Bundle,
+    groups: Sequence[Group],  # With outputs
+) -> dict[str, NDArray[Any]]:
+    "The inputs that were scored, by column; packed ones are gathered whole."
+    blocks = [g.output.block for g in groups if g.output]
+    if not blocks:
+        return {}
+    names = bundle.contract.feature_names
+    if all(b.matrix is not None for b in blocks):
+        matrix = np.concatenate([b.matrix[g.places] for b, g in zip(blocks, groups, strict=True)])  # type: ignore[index]
+        return dict(zip(names, np.ascontiguousarray(matrix.T), strict=True))
+    return {n: np.concatenate([b.columns[n][g.places] for b, g in zip(blocks, groups, strict=True)]) for n in names}
 
 
 def _padded(
@@ -207,12 +225,14 @@ def records_table(
     ordered = [r for g in groups for r in g.records]
     meta = _meta(ordered)
     rows = len(meta["time"])
-    meta["model"] = pa.array([bundle.name] * rows, pa.string())
+    meta["model"] = pa.repeat(pa.scalar(bundle.name, pa.string()), rows)
+    refused = groups[-1].records if groups[-1].output is None else []
+    scored = _scored(bundle, groups[:-1] if refused else groups)
     inputs = {
-        f"in.{c.name}": pa.nulls(rows, pa.string()) if c.name in redact else _inputs(c, groups)
+        f"in.{c.name}": pa.nulls(rows, pa.string()) if c.name in redact else _inputs(c, scored, refused)
         for c in bundle.contract.columns
     }
-    last = {"flags": meta["flags"], "basis": pa.array([basis] * rows, pa.string())}
+    last = {"flags": meta["flags"], "basis": pa.repeat(pa.scalar(basis, pa.string()), rows)}
     return pa.table({n: meta[n] for n in COLUMNS} | inputs | _answers(bundle, groups) | last)
 
 # %% ../../nbs/43c_serving.log.ipynb #read

@@ -15,8 +15,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -112,13 +114,12 @@ def split_days(
     by: str = "time",  # Its column of moments, in microseconds
 ) -> Iterator[tuple[date, pa.Table]]:
     "Consecutive rows of one day."
-    times = table[by].cast(pa.int64()).to_pylist()
-    days = [t // 86_400_000_000 for t in times]
-    start = 0
-    for i in range(1, len(days) + 1):
-        if i == len(days) or days[i] != days[start]:
-            yield day_of(times[start]), table.slice(start, i - start)
-            start = i
+    times = table[by].cast(pa.int64()).to_numpy()
+    days = times // 86_400_000_000
+    edges = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist(), len(days)]
+    for start, end in pairwise(edges):
+        if end > start:
+            yield day_of(int(times[start])), table.slice(start, end - start)
 
 # %% ../../nbs/43a_serving.parts.ipynb #writer
 class PartWriter:
