@@ -22,7 +22,8 @@ import numpy as np
 from ..bundle.format import Bundle
 from ..core.errors import MlopsError
 from ..core.settings import Settings
-from .cascade import Scored
+from .cache import AnswerCache, make_cache
+from .cascade import Answered, Scored
 from .events import event_logger
 from .fleet import Fleet, prepare_state
 from .gateway import Gateway, HttpError
@@ -34,6 +35,7 @@ from .protocol import Ask
 from .recorder import Place, Recorder
 from .routing import Arm
 from .sink import NotRecorded
+from .version import Version
 
 # %% auto #0
 __all__ = ['Request', 'Reply', 'Tally', 'confidences', 'now_us', 'records_of', 'refusal', 'shed_error', 'namer', 'Engine',
@@ -169,6 +171,7 @@ class Engine:
         self.metrics = Metrics(table, self.place.worker, self.place.workers)
         self.tally, self.gateway, self.recorder = Tally(self.metrics), Gateway(settings), Recorder(settings, self.place)
         self.fleet = Fleet(settings, self.state, self.place.worker, self.tally.batch)
+        self.cache: AnswerCache | None = make_cache(settings)
         self.ready = self.draining = False
         self.in_flight = 0
         self.problem = ""  # why the newest routes are not obeyed
@@ -234,7 +237,10 @@ async def answer(
     arm, version = engine.fleet.pinned(pinned) if pinned else engine.fleet.route(ask.unit_ids[0] or request.id)
     deadline = request.started + (request.timeout_s if ask.timeout_s is None else ask.timeout_s)
     try:
-        answered = await version.cascade.answer(ask.rows, ask.n, deadline)
+        if engine.cache is None:
+            answered = await version.cascade.answer(ask.rows, ask.n, deadline)
+        else:
+            answered = await _looked_up(engine.cache, arm, version, ask, deadline)
     except Shed as e:
         raise shed_error(e, ask.n) from None
     reply = Reply(arm, version.bundle, answered.parts, [f"{request.uid}.{i}" for i in range(ask.n)])
@@ -244,6 +250,18 @@ async def answer(
     except NotRecorded as e:
         raise HttpError(503, "log", "the answer could not be recorded", retry_after_s=1.0, rows=ask.n) from e
     return reply
+
+
+async def _looked_up(
+    cache: AnswerCache,
+    arm: Arm,
+    version: Version,
+    ask: Ask,
+    deadline: float,
+) -> Answered:
+    "The cascade's answers, as far as they are not kept."
+    owner, contract = (arm.role, arm.version), version.bundle.contract
+    return await cache.answer(owner, contract, version.cascade.answer, ask.rows, ask.n, deadline)
 
 
 async def refuse(
@@ -282,6 +300,9 @@ def publish(
     m.put("resident_bytes", value=resident_bytes())
     m.put("threads_replaced", value=sum(lv.batcher.counts.timeouts for lv in levels))
     m.put("runs_ended", value=engine.fleet.watchdog.ended)
+    m.put("duplicate_rows", value=engine.fleet.saved.rows)
+    for outcome, rows in vars(engine.cache.counts).items() if engine.cache else ():
+        m.put("cache_rows", outcome, value=rows)
     for name in ("primary", "lite"):
         m.put("breaker_open", name, value=sum(lv.breaker.state != "closed" for lv in levels if lv.name == name))
     if engine.recorder.log:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..bundle.format import load_bundle
 from ..core.settings import Settings
+from .dedup import Saved
 from .routing import Arm, RouteFile, Routes, acknowledge, choose, first_routes
 from .runtime import Watchdog
 from .version import OnBatch, Version, load_graphs, make_version
@@ -59,6 +60,7 @@ class Fleet:
         self._settings, self._state, self._worker, self._on_batch = settings, state, worker, on_batch
         self._file = RouteFile(state)
         self.watchdog = Watchdog(settings.serve_model_timeout_ms / 1e3)
+        self.saved = Saved()
         self.versions: dict[str, Version] = {}
         self.routes: Routes | None = None
         self.champion: Version | None = None
@@ -81,7 +83,7 @@ class Fleet:
     async def load(self, bundle: str | Path) -> Version:
         "Load, prove and time a bundle, off the loop."
         graphs = await asyncio.to_thread(load_graphs, bundle, self._settings)
-        return make_version(graphs, self._settings, self.watchdog, self._on_batch)
+        return make_version(graphs, self._settings, self.watchdog, self._on_batch, self.saved)
 
     async def _retire(self, keep: Iterable[str]) -> None:
         for version in set(self.versions) - set(keep):

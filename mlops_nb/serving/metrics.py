@@ -75,6 +75,8 @@ FAMILIES = (
     Family("refused", "Requests refused", labels={"reason": REASONS}),
     Family("degraded_rows", "Rows not answered by the primary model"),
     Family("flagged_rows", "Rows with a value the contract flags"),
+    Family("cache_rows", "Rows looked up in the answer cache", labels={"outcome": ("hit", "joined", "miss")}),
+    Family("duplicate_rows", "Rows not computed because an equal one of the batch was"),
     Family("shadow_differs", "Shadow answers with another label"),
     Family("request_seconds", "Inside the server, by route", "histogram", {"route": ROUTES[:2]}, TIMES_S),
     Family("queue_seconds", "Waiting for the model", "histogram", bounds=TIMES_S),

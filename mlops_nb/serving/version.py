@@ -16,6 +16,7 @@ from .batching import Batcher, Limits
 from .breaker import Breaker, Tolerance
 from .cascade import Cascade, Level
 from .cost import CostModel
+from .dedup import Saved, once, pays
 from .jobs import Outcome
 from .protocol import Intake
 from .runtime import Session, Watchdog
@@ -108,9 +109,10 @@ def make_version(
     settings: Settings,
     watchdog: Watchdog | None = None,
     on_batch: OnBatch | None = None,
+    saved: Saved | None = None,  # Counts equal rows
 ) -> Version:
     "Put batchers, breakers and the cascade around loaded graphs."
-    levels = [_level(name, timed, settings, on_batch) for name, timed in graphs.models]
+    levels = [_level(name, timed, settings, on_batch, saved or Saved()) for name, timed in graphs.models]
     for _, timed in graphs.models:
         if watchdog:
             watchdog.watch(timed.scorer.session)
@@ -123,6 +125,7 @@ def _level(
     timed: Timed,
     settings: Settings,
     on_batch: OnBatch | None,
+    saved: Saved,
 ) -> Level:
     "One model of the cascade."
     timeout_s = settings.serve_model_timeout_ms / 1e3
@@ -139,4 +142,6 @@ def _level(
         if on_batch:
             on_batch(name, outcomes, seconds)
 
-    return Level(name, Batcher(timed.scorer, timed.cost, limits, name=name, on_batch=heard), breaker)
+    wanted = pays(settings.serve_dedup, timed.cost, timed.limit)
+    run = once(timed.scorer, timed.scorer.bundle.contract, saved, wanted)
+    return Level(name, Batcher(run, timed.cost, limits, name=name, on_batch=heard), breaker)
