@@ -8,9 +8,10 @@ import pytest
 
 from mlops_nb.core.errors import InputError, Refused
 from mlops_nb.core.hashing import sha256_file
+from mlops_nb.core.keys import key_file, new_key_pair
 from mlops_nb.core.workspace import Workspace
 from mlops_nb.ledger import Ledger
-from mlops_nb.poc.approval import approve_decision, key_file, new_key_pair, read_approvals, valid_approvals
+from mlops_nb.poc.approval import approve_decision, read_approvals, valid_approvals
 from mlops_nb.poc.gate import Decision, first_difference, months_later, read_decision, run_gate, verify_decision
 from mlops_nb.poc.scorecard import run_score
 from mlops_nb.poc.verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED

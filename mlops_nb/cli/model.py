@@ -121,7 +121,8 @@ def approve(
 
     Example: mlops-nb approve churn --name 'A. Martin'
     """
-    from mlops_nb.poc.approval import approve_decision, new_key_pair
+    from mlops_nb.core.keys import new_key_pair
+    from mlops_nb.poc.approval import approve_decision
 
     if not name:
         raise InputError("who approves?", where="--name", fix="add --name NAME")

@@ -5,115 +5,24 @@
 # %% ../../nbs/27a_poc.approval.ipynb #imports
 from __future__ import annotations
 
-import os
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from ..charter import Frozen, load_frozen
 from ..core.errors import InputError, Refused
 from ..core.files import read_json, write_json
 from ..core.hashing import canonical, sha256_file, sha256_object
+from ..core.keys import person_slug, private_key, public_half, read_people, verifies
 from ..core.workspace import Workspace
 from ..ledger import Ledger
 from .verdict import CONDITIONAL, GO
 
 # %% auto #0
-__all__ = ['key_file', 'new_key_pair', 'Approver', 'read_approvers', 'check_approvers', 'Approval', 'decision_id',
-           'approve_decision', 'read_approvals', 'valid_approvals']
-
-# %% ../../nbs/27a_poc.approval.ipynb #key-file
-def _slug(
-    name: str,
-) -> str:
-    "A person's name as a file name."
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "key"
-
-
-def key_file(
-    name: str,
-    environ: Mapping[str, str] | None = None,  # default: the process environment
-) -> Path:
-    "Where a person's private key is kept."
-    env = os.environ if environ is None else environ
-    home = env.get("MLOPS_NB_CONFIG_HOME") or env.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home) / "mlops_nb" / "keys" / f"{_slug(name)}.key"
-
-
-def new_key_pair(
-    name: str,
-    environ: Mapping[str, str] | None = None,
-) -> str:  # the public key, 64 hex digits
-    "Make a key pair, keep the private half with mode 0600; raises `InputError` when there is one already."
-    file = key_file(name, environ)
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    key = Ed25519PrivateKey.generate()
-    try:
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        raise InputError("there is a key already", where=str(file), fix="use it, or move it away first") from None
-    with os.fdopen(descriptor, "w") as f:
-        f.write(key.private_bytes_raw().hex())
-    return key.public_key().public_bytes_raw().hex()
-
-
-def _private_key(
-    name: str,
-    environ: Mapping[str, str] | None = None,
-) -> Ed25519PrivateKey:
-    "The key in MLOPS_NB_KEY, else the kept one; raises `InputError` without repeating it."
-    env = os.environ if environ is None else environ
-    file = key_file(name, env)
-    if "MLOPS_NB_KEY" not in env and not file.exists():
-        raise InputError(
-            "no private key", where=str(file), fix=f"make one with 'mlops-nb approve DIR --name {name!r} --new-key'"
-        )
-    text = env.get("MLOPS_NB_KEY") or file.read_text(encoding="ascii")
-    try:
-        return Ed25519PrivateKey.from_private_bytes(bytes.fromhex(text.strip()))
-    except ValueError:
-        raise InputError(
-            "not a private key of 64 hex digits", where="MLOPS_NB_KEY" if "MLOPS_NB_KEY" in env else str(file)
-        ) from None
+__all__ = ['check_approvers', 'Approval', 'decision_id', 'approve_decision', 'read_approvals', 'valid_approvals']
 
 # %% ../../nbs/27a_poc.approval.ipynb #approvers
-@dataclass(frozen=True)
-class Approver:
-    "A person who may approve."
-
-    name: str
-    role: str
-    public_key: str  # 64 hex digits
-
-
-def read_approvers(
-    file: Path,  # approvers.toml
-) -> tuple[Approver, ...]:
-    "The people named in the file; raises `InputError` naming the entry that is wrong."
-    if not file.exists():
-        return ()
-    try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8")).get("approver", [])
-        found = tuple(Approver(**e) for e in entries)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as e:
-        raise InputError(
-            f"cannot be read: {e}", where=file.name, fix="give name, role and public_key for each [[approver]]"
-        ) from None
-    for a in found:
-        if not re.fullmatch(r"[0-9a-f]{64}", a.public_key):
-            raise InputError(
-                "the public key is not 64 hex digits", where=f"{file.name}: {a.name}", fix="make one with --new-key"
-            )
-    return found
-
-
 def check_approvers(
     ws: Workspace,
     frozen: Frozen,
@@ -147,13 +56,7 @@ class Approval:
 
     def holds(self) -> bool:
         "Whether the signature fits the rest."
-        try:
-            Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key)).verify(
-                bytes.fromhex(self.signature), self.body()
-            )
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return verifies(self.public_key, self.signature, self.body())
 
 
 def decision_id(
@@ -209,7 +112,7 @@ def approve_decision(
     frozen = load_frozen(ws)
     decision = _check_decision(ws, frozen)
     check_approvers(ws, frozen)
-    person = next((a for a in read_approvers(ws.approvers_file) if a.name == name), None)
+    person = next((a for a in read_people(ws.approvers_file) if a.name == name), None)
     if person is None:
         raise Refused(
             f"'{name}' is not an approver", where=ws.approvers_file.name, fix="the list is frozen with the charter"
@@ -220,13 +123,13 @@ def approve_decision(
             where="approval",
             fix="let an independent person approve",
         )
-    key = _private_key(name, environ)
-    if key.public_key().public_bytes_raw().hex() != person.public_key:
+    key = private_key(name, environ)
+    if public_half(key) != person.public_key:
         raise Refused("the private key does not belong to the public one", where=f"{ws.approvers_file.name}: {name}")
     now = datetime.now(UTC).isoformat(timespec="seconds")
     unsigned = Approval(decision["id"], person.name, person.role, now, "approved", comment, person.public_key)
     signed = Approval(**{**asdict(unsigned), "signature": key.sign(unsigned.body()).hex()})
-    write_json(ws.approvals / f"{_slug(name)}-{decision['id'][:12]}.json", asdict(signed))
+    write_json(ws.approvals / f"{person_slug(name)}-{decision['id'][:12]}.json", asdict(signed))
     Ledger(ws.ledger_file).append(
         "approval.signed", decision["id"], {"name": name, "role": person.role, "signature": signed.signature}, name
     )
@@ -251,7 +154,7 @@ def valid_approvals(
     decision: str,  # id
 ) -> tuple[Approval, ...]:
     "Approvals of that decision whose signature holds and whose signer stands in the frozen list."
-    known = {(a.name, a.role, a.public_key) for a in read_approvers(ws.approvers_file)}
+    known = {(a.name, a.role, a.public_key) for a in read_people(ws.approvers_file)}
     return tuple(
         a
         for a in read_approvals(ws)
