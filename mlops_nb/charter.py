@@ -21,8 +21,8 @@ from .ledger import Ledger, actor_name
 
 # %% auto #0
 __all__ = ['Problem', 'Data', 'Performance', 'DataQuality', 'Reproducibility', 'Latency', 'Integration', 'Fairness', 'Security',
-           'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Charter', 'parse_charter', 'load_charter',
-           'Frozen', 'freeze_file', 'load_frozen', 'record_freeze', 'freeze', 'is_current']
+           'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Lighter', 'Charter', 'parse_charter',
+           'load_charter', 'Frozen', 'freeze_file', 'load_frozen', 'record_freeze', 'freeze', 'is_current']
 
 # %% ../nbs/09_charter.ipynb #strict
 class _Part(BaseModel):
@@ -174,6 +174,13 @@ class Costs(_Part):
     price_gb_hour: float = Field(default=0.005, ge=0)
     items: tuple[CostItem, ...] = ()
 
+# %% ../nbs/09_charter.ipynb #lighter
+class Lighter(_Part):
+    "The lighter model of the cascade: how it is made, and what it may lose."
+
+    make: Literal["auto", "quantise", "distil", "baseline"] = "auto"  # auto: whichever loses least within the limit
+    max_loss: float = Field(default=0.01, ge=0)
+
 # %% ../nbs/09_charter.ipynb #charter
 class Charter(_Part):
     "The promises of one model."
@@ -185,6 +192,7 @@ class Charter(_Part):
     criteria: Criteria
     business: Business = Business()
     costs: Costs = Costs()
+    lighter: Lighter = Lighter()
     expiry_months: int = Field(default=6, ge=1, le=36)
 
     @property
@@ -246,6 +254,9 @@ def load_charter(
     return parse_charter(doc, Path(path).name)
 
 # %% ../nbs/09_charter.ipynb #frozen
+_ADDED = frozenset({"lighter"})  # sections younger than the frozen form
+
+
 @dataclass(frozen=True)
 class Frozen:
     "A charter that no longer changes."
@@ -262,7 +273,8 @@ def _frozen_doc(
 ) -> dict[str, Any]:
     "What is hashed and stored."
     approvers = sha256_file(ws.approvers_file) if ws.approvers_file.exists() else ""
-    body = {"v": 1, "charter": charter.model_dump(mode="json"), "draft": charter.draft, "approvers_sha256": approvers}
+    said = charter.model_dump(mode="json", exclude=set(_ADDED - charter.model_fields_set))
+    body = {"v": 1, "charter": said, "draft": charter.draft, "approvers_sha256": approvers}
     return {**body, "sha256": sha256_object(body)}
 
 # %% ../nbs/09_charter.ipynb #freeze
