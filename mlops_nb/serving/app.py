@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import MlopsError
 from ..core.settings import Settings
@@ -18,9 +20,10 @@ from .hot import Handler, Headers, handle, infer, infer_path, predict
 from .http import ClientGone, Message, Receive, Response, Scope, Send, read_body, refused, reply
 from .metrics import STATUSES
 from .recorder import Place
+from .tracing import Tracing
 
 # %% auto #0
-__all__ = ['App', 'pass_on', 'known_status', 'replay', 'create_app']
+__all__ = ['App', 'keep', 'traced', 'pass_on', 'known_status', 'replay', 'create_app']
 
 # %% ../../nbs/44j_serving.app.ipynb #app
 class App:
@@ -30,6 +33,7 @@ class App:
         self.engine, self._bundles, self.control = engine, bundles, make_control(engine)
         self._starting = asyncio.Lock()
         self._started = False
+        self._keeper: asyncio.Task[None] | None = None
         self.failure: MlopsError | None = None  # why it did not start
 
     async def start(self) -> None:
@@ -38,11 +42,28 @@ class App:
             if not self._started:
                 await self.engine.start(self._bundles)
                 self._started = True
+                self._keeper = asyncio.create_task(keep(self.engine))
 
     async def stop(self) -> None:
-        "Drain and let go."
-        if self._started:
-            await self.engine.stop()
+        "Finish what was accepted and let go."
+        if self._keeper is None:
+            return
+        self._keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keeper
+        self._keeper = None
+        await self.engine.stop()
+        if self.engine.tracing:
+            await asyncio.to_thread(self.engine.tracing.close)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, host: Any = None) -> AsyncIterator[None]:
+        "For a host application: start with it, stop with it."
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         "ASGI."
@@ -51,7 +72,15 @@ class App:
         if scope["type"] != "http":
             return await self.control(scope, receive, send)
         if not self._started:
-            await self.start()
+            try:
+                await self.start()
+            except MlopsError as e:
+                return await reply(send, refused(HttpError(503, "not_ready", str(e))))
+        if scope["method"] == "POST" and self.engine.tracing:
+            return await traced(self.engine.tracing, self._serve, scope, receive, send)
+        await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         if root := scope.get("root_path"):
             path = path.removeprefix(root)
@@ -73,6 +102,48 @@ class App:
         await receive()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+# %% ../../nbs/44j_serving.app.ipynb #keep
+async def keep(
+    engine: Engine,
+) -> None:
+    "Housekeeping, until it is cancelled."
+    while True:
+        await asyncio.sleep(0.2)
+        try:
+            if engine.gateway.refresh():
+                engine.events.info("keys read again", worker=engine.place.worker)
+        except (MlopsError, OSError) as e:
+            engine.events.error("keys cannot be read: the old ones hold", problem=str(e), worker=engine.place.worker)
+        if engine.tracing:
+            engine.tracing.flush()
+
+# %% ../../nbs/44j_serving.app.ipynb #traced
+_ROUTES = (("/predict", "/predict"), ("/infer", "/v2/models/{model}/infer"), ("/outcomes", "/outcomes"))
+
+
+async def traced(
+    tracing: Tracing,
+    serve: Callable[[Scope, Receive, Send], Awaitable[None]],  # The application proper
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    "Serve a request inside a span, if it is sampled."
+    headers = dict(scope["headers"])
+    route = next((name for end, name in _ROUTES if scope["path"].endswith(end)), "other")
+    if not tracing.wants(headers):
+        return await serve(scope, receive, send)
+    with tracing.request(headers, scope["method"], route) as span:
+        kept = [h for h in scope["headers"] if h[0] != b"traceparent"]
+        inside = {**scope, "headers": [*kept, (b"traceparent", tracing.traceparent(span))]}
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                span.set_attribute("http.response.status_code", message["status"])
+            await send(message)
+
+        await serve(inside, receive, watched)
 
 # %% ../../nbs/44j_serving.app.ipynb #infer-of
 def _infer_of(

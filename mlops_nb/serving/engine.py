@@ -35,11 +35,12 @@ from .protocol import Ask
 from .recorder import Place, Recorder
 from .routing import Arm
 from .sink import NotRecorded
+from .tracing import Tracing, listeners, make_tracing
 from .version import Version
 
 # %% auto #0
 __all__ = ['Request', 'Reply', 'Tally', 'confidences', 'now_us', 'records_of', 'refusal', 'shed_error', 'namer', 'Engine',
-           'answer', 'refuse', 'resident_bytes', 'publish']
+           'answer', 'answer_by', 'refuse', 'resident_bytes', 'publish']
 
 # %% ../../nbs/44f_serving.engine.ipynb #request
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class Tally:
     def answered(self, ask: Ask, arm: Arm, scored: Sequence[Scored], queue_s: float) -> None:
         "A request that was answered."
         m = self._metrics
-        m.observe("queue_seconds", value=queue_s)
+        m.observe("queue_seconds", value=queue_s, times=len(ask.request_ids) or 1)
         for s in scored:
             m.add("rows", arm.role, s.level, by=s.rows)
             if s.reason:
@@ -81,9 +82,9 @@ class Tally:
         if flagged := sum(map(bool, ask.flags)):
             m.add("flagged_rows", by=flagged)
 
-    def refused(self, reason: str) -> None:
-        "A request that was not."
-        self._metrics.add("refused", reason if reason in REASONS else "other")
+    def refused(self, reason: str, times: int = 1) -> None:
+        "Requests that were not."
+        self._metrics.add("refused", reason if reason in REASONS else "other", by=times)
 
     def batch(self, level: str, outcomes: list[BatchOutcome], seconds: float) -> None:
         "A batch that ran."
@@ -123,7 +124,8 @@ def records_of(
     found = []
     for s in reply.scored:
         rows = slice(s.offset, s.offset + s.rows)
-        who = (time_us, [request.id] * s.rows, reply.ids[rows], ask.unit_ids[rows], arm.role, arm.version)
+        asked = ask.request_ids[rows] or [request.id] * s.rows
+        who = (time_us, asked, reply.ids[rows], ask.unit_ids[rows], arm.role, arm.version)
         how = (s.level, "degraded" if s.reason else "ok", s.reason, latency_us, queue_us, ask.flags[rows])
         found.append(Record(*who, *how, s.output, s.start))
     return found
@@ -136,11 +138,13 @@ def refusal(
     reason: str,
     n: int = 1,
     sent: Sequence[Mapping[str, Any]] = (),  # The rows, if they could be read
+    ask: Ask | None = None,  # Rows of many requests, refused together
 ) -> Record:
     "What the log keeps of a refused request."
-    ids = [f"{request.uid}.{i}" for i in range(n)]
+    ids: Sequence[str] = ask.ids if ask else [f"{request.uid}.{i}" for i in range(n)]
+    asked = ask.request_ids if ask else [request.id] * n
     latency_us = int((time.monotonic() - request.started) * 1e6)
-    who = (now_us(), [request.id] * n, ids, [None] * n, arm.role, arm.version)
+    who = (now_us(), asked, ids, [None] * n, arm.role, arm.version)
     return Record(*who, "", status, reason, latency_us, 0, [()] * n, None, 0, sent)
 
 # %% ../../nbs/44f_serving.engine.ipynb #shed
@@ -156,7 +160,7 @@ def shed_error(
 # %% ../../nbs/44f_serving.engine.ipynb #namer
 def namer() -> Callable[[], str]:
     "Makes names that no worker gives twice, at any time."
-    prefix, numbers = secrets.token_hex(6), count()
+    prefix, numbers = secrets.token_hex(12), count()
     return lambda: f"{prefix}{next(numbers):08x}"
 
 # %% ../../nbs/44f_serving.engine.ipynb #engine
@@ -170,7 +174,9 @@ class Engine:
         table = self.state / "metrics.bin" if self.place.workers > 1 else None
         self.metrics = Metrics(table, self.place.worker, self.place.workers)
         self.tally, self.gateway, self.recorder = Tally(self.metrics), Gateway(settings), Recorder(settings, self.place)
-        self.fleet = Fleet(settings, self.state, self.place.worker, self.tally.batch)
+        self.tracing: Tracing | None = make_tracing(settings)
+        on_batch = listeners(self.tally.batch, self.tracing)
+        self.fleet = Fleet(settings, self.state, self.place.worker, on_batch)
         self.cache: AnswerCache | None = make_cache(settings)
         self.ready = self.draining = False
         self.in_flight = 0
@@ -235,15 +241,27 @@ async def answer(
 ) -> Reply:
     "Answer judged rows, count and record; raises `HttpError` 503 or 504."
     arm, version = engine.fleet.pinned(pinned) if pinned else engine.fleet.route(ask.unit_ids[0] or request.id)
+    return await answer_by(engine, arm, version, ask, request)
+
+
+async def answer_by(
+    engine: Engine,
+    arm: Arm,
+    version: Version,
+    ask: Ask,  # Rows of one request, or of many that came together
+    request: Request,  # The one, or the first of the many
+) -> Reply:
+    "Let a version answer, count and record; raises `HttpError` 503 or 504."
     deadline = request.started + (request.timeout_s if ask.timeout_s is None else ask.timeout_s)
     try:
-        if engine.cache is None:
+        if engine.cache is None and engine.tracing is None:
             answered = await version.cascade.answer(ask.rows, ask.n, deadline)
         else:
-            answered = await _looked_up(engine.cache, arm, version, ask, deadline)
+            answered = await _with_extras(engine, arm, version, ask, deadline)
     except Shed as e:
         raise shed_error(e, ask.n) from None
-    reply = Reply(arm, version.bundle, answered.parts, [f"{request.uid}.{i}" for i in range(ask.n)])
+    ids = ask.ids or [f"{request.uid}.{i}" for i in range(ask.n)]
+    reply = Reply(arm, version.bundle, answered.parts, ids)
     engine.tally.answered(ask, arm, answered.parts, answered.queue_s)
     try:
         await engine.recorder.record(records_of(ask, request, reply, answered.queue_s), ask.n)
@@ -252,29 +270,33 @@ async def answer(
     return reply
 
 
-async def _looked_up(
-    cache: AnswerCache,
+async def _with_extras(
+    engine: Engine,
     arm: Arm,
     version: Version,
     ask: Ask,
     deadline: float,
 ) -> Answered:
-    "The cascade's answers, as far as they are not kept."
+    "The cascade's answers, traced, as far as they are not kept."
+    compute = version.cascade.answer if engine.tracing is None else engine.tracing.linked(version.cascade.answer)
+    if engine.cache is None:
+        return await compute(ask.rows, ask.n, deadline)
     owner, contract = (arm.role, arm.version), version.bundle.contract
-    return await cache.answer(owner, contract, version.cascade.answer, ask.rows, ask.n, deadline)
+    return await engine.cache.answer(owner, contract, compute, ask.rows, ask.n, deadline)
 
 
 async def refuse(
     engine: Engine,
     request: Request,
     error: HttpError,
+    many: Ask | None = None,  # Rows of many requests, refused together
 ) -> None:
     "Count and record a request that gets no answer; a log that fails does not fail the refusal too."
-    engine.tally.refused(error.code)
+    engine.tally.refused(error.code, many.n if many else 1)
     if engine.fleet.routes is None or error.code == "log":
         return
     status = "shed" if error.status in (503, 504) else "rejected"
-    record = refusal(request, engine.fleet.routes.champion, status, error.code, error.rows, error.sent)
+    record = refusal(request, engine.fleet.routes.champion, status, error.code, error.rows, error.sent, many)
     with contextlib.suppress(NotRecorded):
         await engine.recorder.record([record], record.rows)
 
