@@ -18,7 +18,7 @@ from .version import Version
 
 # %% auto #0
 __all__ = ['Headers', 'Handler', 'predict', 'current', 'arm_headers', 'infer', 'resident', 'header_size', 'infer_path',
-           'new_request', 'handle', 'count', 'common_headers']
+           'new_request', 'handle', 'admit', 'respond', 'broken', 'count', 'common_headers']
 
 # %% ../../nbs/44h_serving.hot.ipynb #predict
 Headers = dict[bytes, bytes]
@@ -183,7 +183,7 @@ async def handle(
     request = new_request(engine, route, headers)
     engine.in_flight += 1
     try:
-        response = await _respond(engine, request, handler, scope, headers, receive)
+        response = await respond(engine, request, _admitted(engine, request, handler, scope, headers, receive))
     except ClientGone:
         return
     finally:
@@ -192,7 +192,18 @@ async def handle(
     await reply(send, response, common_headers(engine, request, headers))
 
 # %% ../../nbs/44h_serving.hot.ipynb #respond
-async def _respond(
+def admit(
+    engine: Engine,
+    headers: Headers,
+    client: str,  # Address
+) -> None:
+    "Let a request in, by its headers; raises `HttpError` 401, 403, 429 or 503."
+    if not engine.ready:
+        raise HttpError(503, "not_ready", "the server is not ready", retry_after_s=1.0)
+    engine.gateway.admit(headers, client, "predict")
+
+
+async def _admitted(
     engine: Engine,
     request: Request,
     handler: Handler,
@@ -200,24 +211,39 @@ async def _respond(
     headers: Headers,
     receive: Receive,
 ) -> Response:
-    "The answer or the refusal."
+    "Admit, read, answer; raises `HttpError`."
     settings = engine.settings
+    admit(engine, headers, (scope.get("client") or ("",))[0])
+    request.timeout_s = deadline_s(headers, settings.serve_deadline_ms / 1e3)
+    request.partial = b"partial=true" in scope.get("query_string", b"")
+    body = await read_body(receive, headers, settings.serve_body_limit_bytes, settings.serve_body_timeout_s)
+    return await handler(engine, request, headers, body)
+
+
+async def respond(
+    engine: Engine,
+    request: Request,
+    answering: Awaitable[Response],
+) -> Response:
+    "The answer, or the refusal: counted, recorded and worded."
     try:
-        if not engine.ready:
-            raise HttpError(503, "not_ready", "the server is not ready", retry_after_s=1.0)
-        engine.gateway.admit(headers, (scope.get("client") or ("",))[0], "predict")
-        request.timeout_s = deadline_s(headers, settings.serve_deadline_ms / 1e3)
-        request.partial = b"partial=true" in scope.get("query_string", b"")
-        body = await read_body(receive, headers, settings.serve_body_limit_bytes, settings.serve_body_timeout_s)
-        return await handler(engine, request, headers, body)
+        return await answering
     except HttpError as e:
         await refuse(engine, request, e)
         return refused(e, v2=request.route == "infer")
     except ClientGone:
         raise
     except Exception:
-        engine.events.exception("request failed", request_id=request.id, route=request.route)
-        return refused(HttpError(500, "internal", f"internal error, request {request.id}"), v2=request.route == "infer")
+        return broken(engine, request)
+
+
+def broken(
+    engine: Engine,
+    request: Request,
+) -> Response:
+    "The answer when something of ours failed; call it where the exception is handled."
+    engine.events.exception("request failed", request_id=request.id, route=request.route)
+    return refused(HttpError(500, "internal", f"internal error, request {request.id}"), v2=request.route == "infer")
 
 
 def count(
@@ -225,10 +251,11 @@ def count(
     route: str,
     status: int,
     seconds: float,
+    times: int = 1,
 ) -> None:
-    "Count an answer."
-    engine.metrics.observe("request_seconds", route, value=seconds)
-    engine.metrics.add("requests", route, str(status))
+    "Count answers."
+    engine.metrics.observe("request_seconds", route, value=seconds, times=times)
+    engine.metrics.add("requests", route, str(status), by=times)
 
 # %% ../../nbs/44h_serving.hot.ipynb #headers
 def common_headers(

@@ -42,6 +42,8 @@ class Ask:
     timeout_s: float | None = None  # V2: `parameters.timeout`
     outputs: Sequence[TensorOut] = ()  # V2: what is wanted; empty: all
     binary: bool = False  # V2: answer in binary unless an output says otherwise
+    ids: Sequence[str] = ()  # rows of many requests: prediction ids, one a row
+    request_ids: Sequence[str] = ()  # rows of many requests: whose they are, one a row
 
 # %% ../../nbs/44a_serving.protocol.ipynb #decode
 def decode(
