@@ -41,6 +41,7 @@ class Column:
     on_large: Literal["reject", "round"] = "reject"  # whole numbers that float32 cannot hold
     format: str = ""  # datetime: strptime format accepted besides ISO 8601
     description: str = ""
+    private: bool = False  # its values never stand in a log
 
     @functools.cached_property
     def known(self) -> Mapping[str, str]:

@@ -104,7 +104,8 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         "JSON form."
-        return {"v": 1, **asdict(self)}
+        columns = [{k: v for k, v in asdict(c).items() if k != "private" or v} for c in self.columns]
+        return {"v": 1, **asdict(self), "columns": columns}  # contracts from before `private` keep their hash
 
     @property
     def sha256(self) -> str:

@@ -19,7 +19,7 @@ from .parts import recover
 from .sink import Sink, SinkRules
 
 # %% auto #0
-__all__ = ['Place', 'Recorder', 'sink_rules']
+__all__ = ['Place', 'Recorder', 'private', 'sink_rules']
 
 # %% ../../nbs/44d_serving.recorder.ipynb #places
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Recorder:
         for record in chain.from_iterable(requests):
             by_version.setdefault(record.version, []).append(record)
         return [
-            records_table(self.bundles[v], records, basis=self._basis, redact=self._redact)
+            records_table(self.bundles[v], records, basis=self._basis, redact=self._redact | private(self.bundles[v]))
             for v, records in by_version.items()
         ]
 
@@ -78,6 +78,13 @@ def _outcome_tables(
     requests: Sequence[list[Outcome]],
 ) -> list[pa.Table]:
     return [outcomes_table(list(chain.from_iterable(requests)))]
+
+
+def private(
+    bundle: Bundle,
+) -> frozenset[str]:
+    "Columns whose values the contract keeps out of logs."
+    return frozenset(c.name for c in bundle.contract.columns if c.private)
 
 
 def sink_rules(
