@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,9 @@ def make_bundle(
     return write_bundle(parent, head, files)
 
 
+SERVE = (str(Path(sys.executable).parent / "mlops-nb"), "serve")
+
+
 def free_port() -> int:
     "A port nobody listens on."
     with socket.socket() as s:
@@ -232,17 +235,19 @@ def running(
     headers: dict[str, str] | None = None,
     scheme: str = "http",
     verify: Any = True,
+    environ: Mapping[str, str] | None = None,
+    preexec: Callable[[], None] = die_with_parent,
     **settings: Any,
 ) -> Iterator[Running]:
     "The real server, through its command, with settings from the environment."
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    environ = os.environ | {f"MLOPS_NB_{k.upper()}": str(v) for k, v in settings.items()}
-    command = [sys.executable, "-m", "mlops_nb.serving.server", *map(str, bundles), "--port", str(port)]
+    environ = {**os.environ, **(environ or {}), **{f"MLOPS_NB_{k.upper()}": str(v) for k, v in settings.items()}}
+    command = [*SERVE, *map(str, bundles), "--port", str(port)]
     command += ["--log-dir", str(folder / "logs"), "--state-dir", str(folder / "state"), *arguments]
     errors = folder / "server.err"
     with errors.open("wb") as err:
-        process = subprocess.Popen(command, env=environ, stderr=err, preexec_fn=die_with_parent)
+        process = subprocess.Popen(command, env=environ, stderr=err, preexec_fn=preexec)
     url = f"{scheme}://127.0.0.1:{port}"
     client = httpx.Client(base_url=url, headers=headers, timeout=20, verify=verify, trust_env=False)
     server = Running(process, client, url, port, folder / "logs", folder / "state", errors)

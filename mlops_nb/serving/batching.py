@@ -20,8 +20,8 @@ from .cost import CostModel
 from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt, count, deliver
 
 # %% auto #0
-__all__ = ['Finished', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'Executor', 'timed', 'Admission', 'Sweeper',
-           'Batcher', 'model_fault', 'learn']
+__all__ = ['Finished', 'SLACK', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'Executor', 'timed',
+           'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
 class Lane:
@@ -104,7 +104,7 @@ class Queue:
                 break
             self._jobs.popleft()
             self.rows -= job.n - job.taken
-            if is_gone(job, now):
+            if is_gone(job, now, now + cost.seconds(job.n - job.taken)):
                 continue
             piece = Piece(job, job.taken, min(job.n, job.taken + room))
             pieces.append(piece)
@@ -114,19 +114,20 @@ class Queue:
                 self.push(job)
         return pieces
 
-    def sweep(self, now: float) -> None:
-        "Answer those that expired, and forget those whose callers left."
-        self._jobs = deque(j for j in self._jobs if not is_gone(j, now))
+    def sweep(self, cost: CostModel, now: float) -> None:
+        "Tell those who have waited in vain, and forget those whose callers left."
+        self._jobs = deque(j for j in self._jobs if not is_gone(j, now, now + cost.seconds(j.n - j.taken)))
         self.rows = sum(j.n - j.taken for j in self._jobs)
 
 
 def is_gone(
     job: Job,
     now: float,
+    ready: float,  # When its answer can be there
 ) -> bool:
-    "Whether nobody can be served with this job any more; an expired one is told so."
-    if job.deadline < now and not job.future.done():
-        job.future.set_exception(Shed("deadline"))
+    "Whether nobody can be served with this job any more; who would get it too late is told so."
+    if job.deadline < ready and not job.future.done():
+        job.future.set_exception(Shed("deadline" if job.deadline < now else "overload", ready - now))
     return job.future.done()
 
 # %% ../../nbs/41_serving.batching.ipynb #executor
@@ -147,7 +148,7 @@ class Executor:
         self._run, self._limits, self._finished, self._name, self._counts = run, limits, finished, name, counts
         self._lane: Lane | None = None
         self._ticket = 0
-        self.started = 0.0
+        self.started = time.monotonic()
         self.running: list[Piece] | None = None
 
     def start(self, pieces: list[Piece], expected_s: float) -> None:
@@ -166,6 +167,12 @@ class Executor:
         if ticket == self._ticket and self.running is not None:
             pieces, self.running = self.running, None
             self._finished(pieces, *result)
+
+    def release(self, now: float, expected_s: float) -> None:
+        "Let go of callers who cannot wait for the running batch; `expected_s` is what it should take."
+        ready = max(self.started + expected_s, now + self._limits.sweep_s)
+        for piece in self.running or ():
+            is_gone(piece.job, now, ready)
 
     def expire(self, now: float) -> None:
         "Abandon the thread when its batch takes too long; the next batch gets a new one."
@@ -193,6 +200,10 @@ def timed(
     return outcomes, time.perf_counter() - start
 
 # %% ../../nbs/41_serving.batching.ipynb #admission
+SLACK = 1.1  # estimates may be a tenth too low: who is let in is answered in time
+DOUBT_S = 2.0  # after so long without a batch, what was learnt may be out of date
+
+
 class Admission:
     "Knows what waits, and who can still be answered in time."
 
@@ -210,12 +221,16 @@ class Admission:
             wait += max(0.0, cost.seconds(count(running)) - (time.monotonic() - self._executor.started))
         return wait
 
-    def check(self, n: int, now: float, deadline: float) -> None:
+    def check(self, n: int, now: float, deadline: float) -> float:  # The deadline to work to
         "Raise `Shed` when `n` more rows cannot be answered by `deadline`, or too much waits already."
         backlog, own = self.backlog_s(), self._cost.seconds(n)
-        if now + backlog + own > deadline or backlog > self._limits.queue_s:
-            self._counts.shed_rows += n
-            raise Shed("overload", backlog + own)
+        if now + SLACK * (backlog + own) <= deadline and backlog <= self._limits.queue_s:
+            return deadline
+        idle_s = 0.0 if backlog else now - self._executor.started
+        if idle_s > DOUBT_S and now + own / self._cost.scale <= deadline:
+            return math.inf
+        self._counts.shed_rows += n
+        raise Shed("overload", backlog + own)
 
 # %% ../../nbs/41_serving.batching.ipynb #sweeper
 class Sweeper:
@@ -268,8 +283,7 @@ class Batcher:
         if self._closing:
             raise Shed("closing", 1.0)
         now, loop = time.monotonic(), asyncio.get_running_loop()
-        self._admission.check(n, now, deadline)
-        job = Job(rows, n, deadline, loop.create_future(), now)
+        job = Job(rows, n, self._admission.check(n, now, deadline), loop.create_future(), now)
         self._queue.push(job)
         self._schedule(loop)
         return job
@@ -295,7 +309,9 @@ class Batcher:
 
     def _tick(self) -> bool:
         now = time.monotonic()
-        self._queue.sweep(now)
+        self._queue.sweep(self.cost, now)
+        if running := self._executor.running:
+            self._executor.release(now, self.cost.seconds(count(running)))
         self._executor.expire(now)
         return self._executor.running is not None
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/43_serving.cascade.ipynb #imports
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,21 @@ def sift(
             good.append(Scored(p.offset, p.rows, p.output, p.start, level, why))
         else:
             _sift_rows(p, level, why, good, holes)
-    return good, holes
+    return good, _joined(holes)
+
+
+def _joined(
+    holes: Sequence[Hole],
+) -> list[Hole]:
+    "Neighbours with one reason as one hole: the next level gets one batch of them."
+    found: list[Hole] = []
+    for hole in holes:
+        last = found[-1] if found else Hole(0, 0, "")
+        if (last.offset + last.rows, last.reason) == (hole.offset, hole.reason):
+            found[-1] = last._replace(rows=last.rows + hole.rows)
+        else:
+            found.append(hole)
+    return found
 
 
 def _sift_rows(
@@ -147,8 +162,8 @@ class Cascade:
         "Ask the next levels about the holes."
         if time.monotonic() > deadline:
             raise Shed("deadline")
-        for hole in holes:
-            piece = rows[hole.offset : hole.offset + hole.rows]
-            below = await self.answer(piece, hole.rows, deadline, depth, why or hole.reason)
+        pieces = [(rows[h.offset : h.offset + h.rows], h.rows, why or h.reason) for h in holes]
+        every = await asyncio.gather(*(self.answer(part, n, deadline, depth, reason) for part, n, reason in pieces))
+        for hole, below in zip(holes, every, strict=True):
             good += [s._replace(offset=s.offset + hole.offset) for s in below.parts]
         return sorted(good, key=lambda s: s.offset)
