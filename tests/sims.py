@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from mlops_nb.poc.sims import TOPICS as POC
 from mlops_nb.stats.claims import run_topics
 from mlops_nb.value.sims import TOPICS as VALUE
 
 TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
-FLOORS = {"value": VALUE}
+FLOORS = {"poc": POC, "value": VALUE}
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from mlops_nb.poc.metrics import (
 from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, Verdict, judge, number_args
 from ..stats.intervals import LEVEL, FloatArray, Interval, mean, proportion, spread, t_quantile, to_fact
 from ..stats.planning import least_rows, rows_for_auc, rows_for_r2, rows_for_share, scaled_rows
-from ..stats.scores import equal_bins, placements
+from ..stats.scores import HEAVY_TAIL, equal_bins, placements
 
 # %% auto #0
 __all__ = ['FEWEST_ERRORS', 'FEWEST_FOR_NO', 'MARGIN', 'SKILL', 'MISCALIBRATED', 'counted_rows', 'fewest_rows',
@@ -129,15 +129,34 @@ def _shuffles(
     return 499 if n <= 5_000 else 199 if n <= 100_000 else 99
 
 
+def _shuffled(
+    metric: Metric,
+    a: Answers,
+    draws: int,
+    seed: int,
+) -> FloatArray:
+    "The metric of answers that are dealt out anew."
+    rng = np.random.default_rng(seed)
+    if metric.name != "roc_auc":
+        found = [metric.value(replace(a, truth=rng.permutation(a.truth))) for _ in range(draws)]
+        return np.asarray(found, dtype=np.float64)
+    from scipy.stats import rankdata
+
+    ranks, events = rankdata(event_score(a)), int(event(a).sum())
+    sums = np.array([rng.permutation(ranks)[:events].sum() for _ in range(draws)])
+    return np.asarray((sums - events * (events + 1) / 2) / (events * (len(a) - events)), dtype=np.float64)
+
+
 def skill_p_value(
     metric: Metric,
     a: Answers,
     seed: int = 0,
-) -> float:
+) -> float | None:  # None for a metric that does not depend on which answer meets which truth
     "Chance of a value as good as this one if the answers had nothing to do with the truth (permutation test, exact)."
-    rng, sign = np.random.default_rng(seed), 1 if metric.higher_is_better else -1
-    seen, draws = sign * metric.value(a), _shuffles(len(a))
-    as_good = sum(sign * metric.value(replace(a, truth=rng.permutation(a.truth))) >= seen for _ in range(draws))
+    if not metric.pairs:
+        return None
+    sign, draws = 1 if metric.higher_is_better else -1, _shuffles(len(a))
+    as_good = int((sign * _shuffled(metric, a, draws, seed) >= sign * metric.value(a) - 1e-12).sum())
     return (1 + as_good) / (1 + draws)
 
 # %% ../../nbs/24_poc.evaluation.ipynb #performance
@@ -164,8 +183,11 @@ def _beyond_promise(
     if found.verdict.state != NO_GO and found.skill is not None and found.skill > SKILL:
         return Verdict(NO_GO, Message("score.performance.no-skill", told))
     sign = 1 if metric.higher_is_better else -1
-    if found.verdict.state == GO and found.naive is not None and sign * found.promised.value <= sign * found.naive:
+    worth = sign * (found.promised.value - (found.naive or 0.0))
+    if found.verdict.state == GO and found.naive is not None and not metric.constant_wins and worth <= 0:
         return Verdict(CONDITIONAL, Message("score.performance.below-naive", told))
+    if found.verdict.state == GO and HEAVY_TAIL in found.promised.flags:
+        return Verdict(CONDITIONAL, Message("score.performance.heavy-tail", told))
     off = calibration_error(a, LEVEL) if found.verdict.state == GO and a.task != "regression" else None
     if off and off.low > MISCALIBRATED:
         return Verdict(CONDITIONAL, Message("score.performance.miscalibrated", number_args(off, MISCALIBRATED)))

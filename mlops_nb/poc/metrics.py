@@ -304,6 +304,8 @@ class Metric:
     higher_is_better: bool = True
     bounded: bool = True  # between 0 and 1
     ranks: bool = False  # needs rows of both classes, and counts them
+    constant_wins: bool = False  # a constant answer can be best, so that the naive model says nothing
+    pairs: bool = True  # depends on which answer meets which truth
     point: Callable[[Answers], float] | None = None  # the value alone, where its interval is slow
 
     def value(
@@ -334,10 +336,10 @@ METRICS = {
         Metric("accuracy", _CLASSES, accuracy),
         Metric("balanced_accuracy", _CLASSES, balanced_accuracy),
         Metric("precision", _BINARY, precision),
-        Metric("recall", _BINARY, recall),
-        Metric("specificity", _BINARY, specificity),
-        Metric("false_positive_rate", _BINARY, false_positive_rate, higher_is_better=False),
-        Metric("selection_rate", _BINARY, selection_rate),
+        Metric("recall", _BINARY, recall, constant_wins=True),
+        Metric("specificity", _BINARY, specificity, constant_wins=True),
+        Metric("false_positive_rate", _BINARY, false_positive_rate, higher_is_better=False, constant_wins=True),
+        Metric("selection_rate", _BINARY, selection_rate, constant_wins=True, pairs=False),
         Metric("f1", _BINARY, f1_score),
         Metric("f1_macro", ("multiclass",), f1_macro, point=_f1_macro_value),
         Metric("brier", _CLASSES, brier, higher_is_better=False),
@@ -346,7 +348,7 @@ METRICS = {
         Metric("r2", _VALUES, r2_score, point=_r2_value),
         Metric("rmse", _VALUES, rmse_score, higher_is_better=False, bounded=False),
         Metric("mae", _VALUES, mae, higher_is_better=False, bounded=False),
-        Metric("bias", _VALUES, bias, bounded=False),
+        Metric("bias", _VALUES, bias, bounded=False, constant_wins=True, pairs=False),
     )
 }
 

@@ -19,7 +19,7 @@ __all__ = ['POWER', 'MOST', 'least_rows', 'share_passes', 'rows_for_share', 'auc
            'scaled_rows', 'scaled_power']
 
 # %% ../../nbs/15b_stats.planning.ipynb #least
-POWER = 0.80  # chance that the number of rows suffices
+POWER = 0.85  # planned chance that the number of rows suffices; 80 % is what is said, the rest pays for approximations
 MOST = 100_000_000  # rows beyond which no number is given
 
 
@@ -166,7 +166,7 @@ def scaled_rows(
 ) -> int | None:  # None when no reasonable number would do
     "Rows that would settle on which side of `threshold` a truth at `distance` from it lies."
     away = abs(interval.value - threshold) if distance is None else distance
-    if interval.method == "log-t" and min(interval.low, threshold) > 0:
+    if interval.method == "chi-square-matched" and min(interval.low, threshold) > 0:
         return scaled_rows(_on_log_scale(interval), math.log(threshold), math.log1p(away / threshold), power)
     error = _error_per_row(interval, threshold)
     if not math.isfinite(error) or not away:

@@ -14,7 +14,7 @@ from ..core.errors import InputError
 from .intervals import LEVEL, FloatArray, Interval, as_floats, t_quantile, wilson_bounds
 
 # %% auto #0
-__all__ = ['HEAVY_TAIL', 'placements', 'auc', 'heavy_tailed', 'rmse', 'r2', 'equal_bins', 'ece']
+__all__ = ['HEAVY_TAIL', 'FEWEST_NORMAL', 'placements', 'auc', 'heavy_tailed', 'rmse', 'r2', 'equal_bins', 'ece']
 
 # %% ../../nbs/15a_stats.scores.ipynb #placements
 def placements(
@@ -50,6 +50,7 @@ def auc(
 
 # %% ../../nbs/15a_stats.scores.ipynb #heavy
 HEAVY_TAIL = "heavy-tail"
+FEWEST_NORMAL = 300  # normal errors that a heavy-tailed sample must be worth
 
 
 def heavy_tailed(
@@ -60,18 +61,33 @@ def heavy_tailed(
     return kurtosis > 3 + 1.645 * math.sqrt(24 / len(squares))
 
 
+def _square_bounds(
+    squares: FloatArray,
+    level: float,
+) -> tuple[float, float, float]:  # low and high of their mean, degrees of freedom
+    "Bounds of a mean of squared errors from a chi-square with matched variance."
+    from scipy.special import chdtri
+
+    mean = float(squares.mean())
+    df = 2 * len(squares) / max(float(squares.var(ddof=1)) / mean**2, 2.0)
+    low, high = (mean * df / float(chdtri(df, tail)) for tail in ((1 - level) / 2, (1 + level) / 2))
+    return low, high, df
+
+
 def rmse(
     errors: NDArray[np.floating],
     level: float = LEVEL,
-) -> Interval:  # flagged when the errors are heavy-tailed
-    "Root mean squared error, log-t interval; raises `InputError` for fewer than two errors."
+) -> Interval:  # flagged when the tail is too heavy for so few errors
+    "Root mean squared error, chi-square interval matched to the kurtosis; raises `InputError` for fewer than two errors."
     squares = as_floats(errors, least=2) ** 2
-    n, value = len(squares), float(np.sqrt(squares.mean()))
+    n, value, heavy = len(squares), float(np.sqrt(squares.mean())), heavy_tailed(squares)
     if not value:
-        return Interval(0.0, 0.0, 0.0, level, "log-t", n)
-    half = t_quantile(level, n - 1) * float(squares.std(ddof=1) / squares.mean()) / (2 * math.sqrt(n))
-    flags = (HEAVY_TAIL,) if heavy_tailed(squares) else ()
-    return Interval(value, value * math.exp(-half), value * math.exp(half), level, "log-t", n, flags)
+        return Interval(0.0, 0.0, 0.0, level, "chi-square-matched", n)
+    low, high, df = _square_bounds(squares, level)
+    if heavy:
+        _, high, df = _square_bounds(np.append(squares, squares.max()), level)
+    flags = (HEAVY_TAIL,) if heavy and df < FEWEST_NORMAL else ()
+    return Interval(value, math.sqrt(low), math.sqrt(high), level, "chi-square-matched", n, flags)
 
 # %% ../../nbs/15a_stats.scores.ipynb #r2
 def _log_ratio_bounds(
