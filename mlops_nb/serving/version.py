@@ -135,7 +135,8 @@ def _level(
         timeout_s=timeout_s + 0.1,  # the watchdog goes first: it ends the run and keeps the thread
         lane=settings.serve_lane,
     )
-    breaker = Breaker(Tolerance(slow_s=timeout_s))
+    # a batch that takes longer than callers wait has missed its purpose
+    breaker = Breaker(Tolerance(slow_s=min(timeout_s, settings.serve_deadline_ms / 1e3)))
 
     def heard(outcomes: list[Outcome], seconds: float, fault: Exception | None) -> None:
         breaker.record(seconds, fault)
