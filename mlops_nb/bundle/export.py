@@ -23,18 +23,20 @@ from mlops_nb.bundle.contents import (
     environment,
     explanation_baseline,
     licences,
-    loss,
 )
 from .edges import edge_rows, spread
 from .fitting import Fitted, fit_in_clean_process
-from .format import golden_bytes, json_bytes, load_bundle, write_bundle
+from .format import golden_bytes, load_bundle, write_bundle
+from .manifest import json_bytes
+from .lighter import Choice, Material, choose_lighter, lighter_facts, provenance
 from .onnx import signature_of
 from .parity import Parity, compare, open_graph, run_graph, tolerance_for
-from .parts import Golden, Tolerance
+from .parts import Golden, Thresholds, Tolerance
 from ..charter import Charter, load_frozen
 from ..core.errors import InputError, Refused, require
 from ..core.facts import Fact
 from ..core.hashing import sha256_file
+from ..core.messages import number, text
 from ..core.workspace import Evidence, Workspace, write_evidence
 from ..data.contract import Contract, load_contract
 from ..data.values import days
@@ -251,22 +253,28 @@ def _common_files(
     }
 
 # %% ../../nbs/39_bundle.export.ipynb #graph-files
+def _thresholds(
+    inputs: Inputs,
+    proof: Proof,
+) -> Thresholds:
+    "Where the graph's answers are cut."
+    found = run_graph(open_graph(proof.graph), inputs.encoded, signature_of(inputs.contract))
+    return choose_thresholds(inputs.contract, inputs.charter.business, inputs.target, found)
+
+
 def _graph_files(
     inputs: Inputs,
     proof: Proof,
 ) -> dict[str, bytes]:
     "The graph and what was measured with it."
     contract, signature, session = inputs.contract, signature_of(inputs.contract), open_graph(proof.graph)
-    found = run_graph(session, inputs.encoded, signature)
     sample = spread(len(inputs.target), 2_000)
     few = {n: values[sample] for n, values in inputs.encoded.items()}
     about = explanation_baseline(contract, lambda e: run_graph(session, e, signature), few, inputs.target[sample])
     return {
         "model.onnx": proof.graph,
         "golden.parquet": golden_bytes(proof.golden, contract),
-        "thresholds.json": json_bytes(
-            choose_thresholds(contract, inputs.charter.business, inputs.target, found).to_dict()
-        ),
+        "thresholds.json": json_bytes(_thresholds(inputs, proof).to_dict()),
         "baseline.json": json_bytes(about),
     }
 
@@ -296,23 +304,37 @@ def _head(
     }
 
 
-def _lite(
+def _material(
     inputs: Inputs,
-    model: Proof,
-    lite: Proof,
-) -> dict[str, Any]:
-    "The lighter model's loss beside the model's, on valid."
-    task, signature = inputs.contract.target.task, signature_of(inputs.contract)
-    heavy, light = (
-        loss(task, inputs.target, run_graph(open_graph(p.graph), inputs.encoded, signature)) for p in (model, lite)
+    proofs: Mapping[str, Proof],
+) -> Material:
+    "What a lighter model is made from and measured on."
+    contract, encode = inputs.contract, require("mlops_nb.data.frames", "lab").encode_frame
+    golden = require("pandas", "lab").DataFrame(contract.encode(list(proofs["model"].golden.rows)))
+    return Material(
+        contract=contract,
+        charter=inputs.charter,
+        model=proofs["model"].graph,
+        baseline=proofs["baseline"].graph,
+        thresholds=_thresholds(inputs, proofs["model"]),
+        train=encode(contract, inputs.train),
+        valid=encode(contract, inputs.valid),
+        golden=golden,
+        target=inputs.target,
     )
-    measure = "rmse" if task == "regression" else "log_loss"
-    return {
-        "made_by": "build_baseline",
-        "measure": measure,
-        "model": float(f"{heavy:.6g}"),
-        "lite": float(f"{light:.6g}"),
-    }
+
+
+def _lite_files(
+    lighter: tuple[Material, Choice],
+    card_md: bytes,
+) -> tuple[dict[str, Any], dict[str, bytes]]:  # What the manifest says, and the files
+    "The lighter graph, where it comes from, and a line on the card."
+    material, choice = lighter
+    about, lang = provenance(material, choice), material.charter.problem.lang
+    told = {"name": about["made_by"], "metric": about["metric"], "limit": about["max_loss"]}
+    loss, high = (number(about["loss"][k], lang) for k in ("value", "high"))
+    line = text("bundle.card.lite", lang, loss=loss, high=high, **told)
+    return about, {"lite.onnx": choice.chosen.graph, "card.md": card_md + f"\n{line}\n".encode()}
 
 # %% ../../nbs/39_bundle.export.ipynb #write
 def _write_both(
@@ -320,6 +342,7 @@ def _write_both(
     inputs: Inputs,
     proofs: Mapping[str, Proof],
     module: Refactored,
+    lighter: tuple[Material, Choice],
 ) -> dict[str, Path]:  # Folder by role
     "Write the candidate and the baseline."
     digest = {s: sha256_file(ws.split(s)) for s in ("train", "valid")}
@@ -328,14 +351,15 @@ def _write_both(
         head = _head(inputs, proof, role, module, digest)
         files = _common_files(inputs, digest, head["name"]) | _graph_files(inputs, proof)
         if role == "model":
-            head["lite"] = _lite(inputs, proof, proofs["baseline"])
-            files["lite.onnx"] = proofs["baseline"].graph
+            head["lite"], lite = _lite_files(lighter, files["card.md"])
+            files |= lite
         folders[role] = write_bundle(ws.bundles, head, files)
     return folders
 
 # %% ../../nbs/39_bundle.export.ipynb #run
 def run_export(
     ws: Workspace,
+    lighter: str = "",  # auto, quantise, distil or baseline; default: the charter's
 ) -> Evidence:
     "Make the candidate and the baseline bundle of a workspace; raises `Refused` when one of the comparisons says no."
     inputs = read_inputs(ws)
@@ -346,7 +370,9 @@ def run_export(
     for role, found in fitted.items():
         require_equal(role, notebook_predictions(ws, inputs.contract, role), found.valid)
     proofs = {role: prove(found, inputs, rows, kinds) for role, found in fitted.items()}
-    evidence = _evidence(ws, module, proofs, _write_both(ws, inputs, proofs, module))
+    material = _material(inputs, proofs)
+    chosen = (material, choose_lighter(material, lighter))
+    evidence = _evidence(ws, module, proofs, _write_both(ws, inputs, proofs, module, chosen), chosen)
     write_evidence(ws, evidence)
     return evidence
 
@@ -372,6 +398,7 @@ def _evidence(
     module: Refactored,
     proofs: Mapping[str, Proof],
     folders: Mapping[str, Path],
+    lighter: tuple[Material, Choice],
 ) -> Evidence:
     "What the stage tells the others."
     model = proofs["model"]
@@ -385,6 +412,7 @@ def _evidence(
         ),
         Fact("export.rows", model.rows, "rows"),
         Fact("export.notebook_rows", model.on_valid.rows, "rows", method="equal to the last bit"),
+        *lighter_facts(*lighter),
     )
     roles = {"model": "candidate", "baseline": "baseline"}
     bundles = {
@@ -398,4 +426,5 @@ def _evidence(
         "left_out": module.left_out,
     }
     read = (ws.contract_file, ws.frozen_file, ws.notebook, ws.split("train"), ws.split("valid"), predictions_file(ws))
-    return Evidence("export", facts, {**bundles, "parity": model.to_dict(), "module": made}, ws.sources(*read))
+    data = {**bundles, "parity": model.to_dict(), "module": made, "lighter": lighter[1].to_dict()}
+    return Evidence("export", facts, data, ws.sources(*read))

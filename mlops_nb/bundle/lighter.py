@@ -5,6 +5,7 @@
 # %% ../../nbs/38e_bundle.lighter.ipynb #imports
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from .parity import feed, open_graph, run_graph
 from .parts import Signature, Thresholds
 from .quantisation import quantise
 from ..charter import Charter
-from ..core.errors import Refused
+from ..core.errors import InputError, Refused
 from ..core.facts import Fact
 from ..core.messages import Message
 from ..data.contract import Contract
@@ -110,7 +111,10 @@ def loss_of(
 ) -> Interval:  # positive where the lighter one is worse
     "What a lighter graph loses against the model on the promised metric."
     level = 1 - (1 - LEVEL) / tried
-    return gain(material.metric, answers_of(material, material.model), answers_of(material, graph), level)
+    try:
+        return gain(material.metric, answers_of(material, material.model), answers_of(material, graph), level)
+    except InputError:  # a class is absent from valid: nothing is known, so nothing is allowed
+        return Interval(math.nan, -math.inf, math.inf, level, "none", len(material.target))
 
 # %% ../../nbs/38e_bundle.lighter.ipynb #speed
 FASTER = 1.25  # times as fast, below which a second graph is not worth carrying
@@ -188,9 +192,9 @@ def _shown(
     if interval is None:
         return None
     fact = to_fact(interval, "")
-    bounds = {k: v if v is None else float(f"{v:.6g}") for k, v in (("low", fact.low), ("high", fact.high))}
-    value = {"value": float(f"{interval.value:.6g}"), **bounds}
-    return {**value, "level": round(interval.level, 6), "method": interval.method, "n": interval.n}
+    known = (("value", fact.value), ("low", fact.low), ("high", fact.high))
+    values = {k: v if v is None else float(f"{v:.6g}") for k, v in known}
+    return {**values, "level": round(interval.level, 6), "method": interval.method, "n": interval.n}
 
 # %% ../../nbs/38e_bundle.lighter.ipynb #judge
 def _refused(
@@ -200,6 +204,8 @@ def _refused(
     "Why a measured candidate is not to answer; None when it may."
     assert c.loss is not None
     told = {"metric": material.metric.name, "loss": c.loss.value, "high": c.worst}
+    if not math.isfinite(c.worst):
+        return Message("bundle.lighter.unknown", {"metric": material.metric.name})
     if not c.worst <= material.limit:
         return Message("bundle.lighter.loss", {**told, "limit": material.limit})
     if c.size_ratio >= 1:
@@ -266,6 +272,11 @@ class Choice:
     chosen: Candidate
     tried: tuple[Candidate, ...]  # the baseline first
     reason: Message
+
+    def to_dict(self) -> dict[str, Any]:
+        "JSON form, timings included."
+        told = {"make": self.chosen.make, "name": self.chosen.name, "reason": self.reason.to_dict()}
+        return {**told, "tried": [c.to_dict() for c in self.tried]}
 
 
 def choose_lighter(
