@@ -19,7 +19,8 @@ import httpx
 import numpy as np
 from onnx import TensorProto, helper
 
-from mlops_nb.bundle.format import golden_bytes, json_bytes, write_bundle
+from mlops_nb.bundle.format import golden_bytes, write_bundle
+from mlops_nb.bundle.manifest import json_bytes
 from mlops_nb.bundle.parts import Answer, Condition, Golden, Rule, Segment, Signature, Tensor, Thresholds
 from mlops_nb.core.processes import die_with_parent
 from mlops_nb.data.columns import Column

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from .contents import environment, licences
 from .edges import spread
-from .format import Bundle, golden_bytes, json_bytes, load_bundle, write_bundle
+from .format import Bundle, golden_bytes, load_bundle, write_bundle
+from .manifest import json_bytes
 from .parity import open_graph, run_graph, tolerance_for
 from .parts import Answer, Golden, Rule, Signature, Tensor, Thresholds, Tolerance
 from ..core.errors import InputError, Refused, require

@@ -6,73 +6,42 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from .parts import Golden, Rule, Signature, Thresholds, Tolerance
+from .archive import unpacked
+from .features import FEATURES, Derive, load_features
+from mlops_nb.bundle.manifest import (
+    BESIDE,
+    MANIFEST,
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    REQUIRED,
+    SIGNATURE,
+    Manifest,
+    manifest_bytes,
+    parse_manifest,
+    parsed,
+    strict_json,
+)
+from .outline import read_outline
+from .parts import Answer, Golden, Rule, Signature, Thresholds, Tolerance
+from .signing import Signed, read_signature
 from ..core.display import Table
 from ..core.errors import InputError, Refused
-from ..core.files import atomic_folder, plain
-from ..core.hashing import sha256_bytes, sha256_file
+from ..core.files import atomic_folder
+from ..core.hashing import sha256_file
 from ..core.messages import label
 from ..data.contract import Contract, contract_from_dict
 
 # %% auto #0
-__all__ = ['FORMAT', 'MANIFEST', 'BESIDE', 'REQUIRED', 'MAX_MANIFEST_BYTES', 'MAX_FILE_BYTES', 'MAX_FILES', 'T', 'check_name',
-           'json_bytes', 'manifest_bytes', 'write_bundle', 'Bundle', 'load_bundle', 'golden_bytes', 'read_golden',
-           'bundle_table']
-
-# %% ../../nbs/36_bundle.format.ipynb #names
-FORMAT = 1
-MANIFEST = "manifest.json"
-BESIDE = frozenset({MANIFEST, "signature"})  # not listed in the manifest
-REQUIRED = (
-    "contract.json",
-    "model.onnx",
-    "rule.json",
-    "thresholds.json",
-    "golden.parquet",
-    "baseline.json",
-    "card.md",
-    "licences.json",
-    "environment.txt",
-)
-MAX_MANIFEST_BYTES = 4 * 2**20
-MAX_FILE_BYTES = 2 * 2**30
-MAX_FILES = 10_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}")
-_ID = re.compile(r"[0-9a-f]{64}")
-
-
-def check_name(
-    name: Any,
-) -> str:  # The same
-    "Refuse a file name that could lead out of the bundle."
-    if not isinstance(name, str) or len(name) > 200 or not _NAME.fullmatch(name):
-        raise Refused(f"a file name that is not allowed: {str(name)[:80]!r}", where=MANIFEST)
-    return name
-
-# %% ../../nbs/36_bundle.format.ipynb #dump
-def json_bytes(
-    doc: Any,
-) -> bytes:  # UTF-8, keys sorted, one trailing newline
-    "The one JSON form of a bundle's files."
-    return (json.dumps(plain(doc), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def manifest_bytes(
-    head: Mapping[str, Any],  # name, task, signature, tolerance, and what the export adds
-    files: Mapping[str, bytes],  # Every file but the manifest
-) -> bytes:
-    "The manifest of a bundle, whose hash is the bundle's id."
-    listed = {check_name(n): {"sha256": sha256_bytes(b), "bytes": len(b)} for n, b in files.items()}
-    return json_bytes({**head, "format": FORMAT, "files": listed})
+__all__ = ['MAX_ATOL', 'MAX_GOLDEN_ROWS', 'MAX_GOLDEN_BYTES', 'write_bundle', 'Bundle', 'load_bundle', 'golden_bytes',
+           'read_golden', 'bundle_table']
 
 # %% ../../nbs/36_bundle.format.ipynb #write
 def write_bundle(
@@ -86,7 +55,7 @@ def write_bundle(
     if missing:
         raise InputError(f"a bundle needs {', '.join(missing)}", where=str(head.get("name", "bundle")))
     manifest = manifest_bytes(head, files)
-    target = Path(parent) / (folder or f"{head['name']}-{sha256_bytes(manifest)[:12]}")
+    target = Path(parent) / (folder or f"{head['name']}-{parse_manifest(manifest).id[:12]}")
     if target.exists() and not folder:
         return load_bundle(target).path
     with atomic_folder(target) as tmp:
@@ -108,61 +77,120 @@ def _refuse_links(
 
 def _read_manifest(
     root: Path,
-) -> tuple[dict[str, Any], str]:  # The manifest and its hash
+) -> Manifest:
     "Read the manifest and check its form."
     path = root / MANIFEST
     if not root.is_dir() or not path.is_file():
-        raise InputError("not a bundle: no manifest.json", where=str(root), fix="give the folder of a bundle")
+        raise InputError("not a bundle: no manifest.json", where=str(root), fix="give a bundle's folder or .mlb file")
     _refuse_links(root, [path])
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise Refused("the manifest is too large", where=str(path))
-    data = path.read_bytes()
-    try:
-        doc = json.loads(data)
-    except (ValueError, RecursionError):
-        raise Refused("the manifest is not JSON", where=str(path)) from None
-    if not isinstance(doc, dict) or not isinstance(doc.get("files"), dict):
-        raise Refused("the manifest has no list of files", where=str(path))
-    if doc.get("format") != FORMAT:
-        raise Refused(f"format {doc.get('format')!r}, this release reads {FORMAT}", where=str(path))
-    return doc, sha256_bytes(data)
+    with path.open("rb") as f:
+        return parse_manifest(f.read(MAX_MANIFEST_BYTES + 1))
 
 # %% ../../nbs/36_bundle.format.ipynb #check-files
-def _check_file(
-    root: Path,
-    name: str,
-    entry: Any,  # {sha256, bytes}
-) -> None:
-    "One listed file has the size and the hash it should have."
-    path = root / check_name(name)
-    size, digest = (entry.get("bytes"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(size, int) or not isinstance(digest, str) or not _ID.fullmatch(digest):
-        raise Refused("the manifest gives no size and hash", where=name)
-    if not path.is_file():
-        raise Refused("the file is missing", where=name)
-    if size > MAX_FILE_BYTES or path.stat().st_size != size:
-        raise Refused(f"{path.stat().st_size} bytes, the manifest says {size}", where=name)
-    if sha256_file(path) != digest:
-        raise Refused("the content is not what the manifest says", where=name)
-
-
 def _check_files(
     root: Path,
-    listed: Mapping[str, Any],
+    manifest: Manifest,
 ) -> None:
     "The folder holds exactly what the manifest lists, unchanged."
     present = [p for p in root.rglob("*") if p.is_symlink() or not p.is_dir()]
-    if len(present) > MAX_FILES or len(listed) > MAX_FILES:
+    if len(present) > MAX_FILES:
         raise Refused("too many files", where=str(root))
     _refuse_links(root, root.rglob("*"))
-    unlisted = {p.relative_to(root).as_posix() for p in present} - set(listed) - BESIDE
+    unlisted = {p.relative_to(root).as_posix() for p in present} - set(manifest.sizes) - BESIDE
     if unlisted:
         raise Refused("a file the manifest does not list", where=min(unlisted))
-    missing = set(REQUIRED) - set(listed)
-    if missing:
-        raise Refused("the manifest lacks a required file", where=min(missing))
-    for name, entry in listed.items():
-        _check_file(root, name, entry)
+    for name, size in manifest.sizes.items():
+        path = root / name
+        if not path.is_file():
+            raise Refused("the file is missing", where=name)
+        if path.stat().st_size != size:
+            raise Refused(f"{path.stat().st_size} bytes, the manifest says {size}", where=name)
+        if sha256_file(path) != manifest.hashes[name]:
+            raise Refused("the content is not what the manifest says", where=name)
+
+
+def _read_signed(
+    root: Path,
+    id: str,
+) -> Signed | None:
+    "Whose word the bundle carries, if any; raises `Refused` for one that does not hold."
+    path = root / SIGNATURE
+    if not path.is_file():
+        return None
+    with path.open("rb") as f:
+        return read_signature(f.read(4097), id)
+
+# %% ../../nbs/36_bundle.format.ipynb #sense
+def _check_signature(
+    signature: Signature,
+    contract: Contract,
+    derived: bool,  # Whether there is a features.py
+) -> None:
+    "The tensors are those of the contract, and of the derived columns if there are some."
+    names, widths = [t.name for t in signature.inputs], {t.width for t in signature.inputs}
+    wanted = "probability" if contract.target.classes else "value"
+    if wanted not in signature.outputs or not set(signature.outputs) <= {"label", "probability", "value"}:
+        raise Refused(f"no output of '{wanted}'", where=MANIFEST)
+    if signature.form == "packed":
+        fits = len(names) == 1 and widths == {len(contract.columns)} and not derived
+    else:
+        own = names[: len(contract.columns)]
+        fits = signature.form == "columns" and tuple(own) == contract.feature_names and widths == {1}
+        fits = fits and (derived or len(names) == len(own)) and len(set(names)) == len(names)
+    if not fits:
+        raise Refused("the inputs are not the columns of the contract", where=MANIFEST)
+
+
+def _check_answer(
+    answer: Answer,
+    contract: Contract,
+) -> None:
+    "An answer the contract's task could give."
+    classes, p = contract.target.classes, answer.probability
+    if not classes:
+        fits = answer.value is not None and bool(np.isfinite(answer.value))
+    else:
+        fits = answer.value is None and answer.label in classes and len(p) == len(classes)
+        fits = fits and all(0 <= v <= 1 for v in p)
+    if not fits:
+        raise Refused("an answer that the task does not have", where="rule.json")
+
+# %% ../../nbs/36_bundle.format.ipynb #sense-rest
+MAX_ATOL = 0.01  # of a probability: beyond, golden rows would prove nothing
+
+
+def _check_numbers(
+    contract: Contract,
+    tolerance: Tolerance,
+    thresholds: Thresholds,
+) -> None:
+    "Tolerance and thresholds are numbers that mean something."
+    limit = MAX_ATOL if contract.target.classes else np.inf
+    if not (0 <= tolerance.atol <= limit and tolerance.atol < np.inf and 0 <= tolerance.rtol <= 0.01):
+        raise Refused(f"a tolerance of {tolerance.atol}, {tolerance.rtol}", where=MANIFEST)
+    cuts = [*([] if thresholds.default is None else [thresholds.default]), *(s.threshold for s in thresholds.segments)]
+    if cuts and contract.target.task != "binary":
+        raise Refused("a threshold, and no two classes", where="thresholds.json")
+    if not all(0 <= c <= 1 for c in cuts) or (cuts and thresholds.positive != contract.target.positive):
+        raise Refused("a threshold that is no probability of the positive class", where="thresholds.json")
+    if strange := [s.column for s in thresholds.segments if s.column not in contract.feature_names]:
+        raise Refused(f"no column '{strange[0][:60]}'", where="thresholds.json")
+
+
+def _check_graphs(
+    root: Path,
+    manifest: Manifest,
+    signature: Signature,
+) -> None:
+    "The graphs are plain ones with the tensors the manifest names."
+    for name in ("model.onnx", "lite.onnx"):
+        if name not in manifest.sizes:
+            continue
+        outline = read_outline((root / name).read_bytes(), name)
+        if set(outline.inputs) != {t.name for t in signature.inputs}:
+            raise Refused("its inputs are not those of the manifest", where=name)
+        if not set(signature.outputs.values()) <= set(outline.outputs):
+            raise Refused("it lacks an output the manifest names", where=name)
 
 # %% ../../nbs/36_bundle.format.ipynb #bundle
 @dataclass(frozen=True)
@@ -178,6 +206,8 @@ class Bundle:
     tolerance: Tolerance
     thresholds: Thresholds
     rule: Rule
+    derive: Derive | None = None  # features.py, ready to be called
+    signed: Signed | None = None  # whose word it carries; whether that counts is for the reader to say
 
     @property
     def version(self) -> str:
@@ -218,53 +248,72 @@ class Bundle:
         "The golden rows and their answers."
         return read_golden((self.path / "golden.parquet").read_bytes(), self.contract, self.signature)
 
+    def encode(
+        self,
+        rows: Any,  # What `Contract.encode` takes
+    ) -> dict[str, Any]:  # What the graph takes, by column
+        "Rows as the graph takes them: encoded, and with the derived columns."
+        return self.with_derived(self.contract.encode(rows))
+
+    def with_derived(
+        self,
+        encoded: Mapping[str, Any],  # As `Contract.encode` gives it
+    ) -> dict[str, Any]:
+        "Encoded columns with the derived ones behind them."
+        return {**encoded, **(self.derive(encoded) if self.derive else {})}
+
     def json(
         self,
         name: str,  # baseline.json, licences.json
     ) -> Any:
         "A JSON file of the bundle."
-        return json.loads((self.path / name).read_bytes())
+        return parsed(name, lambda: strict_json((self.path / name).read_bytes()))
 
     def _repr_html_(self) -> str:
         return bundle_table(self).html()
 
 # %% ../../nbs/36_bundle.format.ipynb #load
 def load_bundle(
-    path: str | Path,  # The bundle's folder
+    path: str | Path,  # The bundle's folder, or its .mlb file
 ) -> Bundle:
     "Check a bundle and open it; raises `Refused` with the file that is not as it should be."
-    root = Path(path)
-    manifest, id = _read_manifest(root)
+    root = unpacked(path) if Path(path).is_file() else Path(path)
+    manifest = _read_manifest(root)
     suffix = re.search(r"-([0-9a-f]{12})$", root.resolve().name)
-    if suffix and suffix[1] != id[:12]:
-        raise Refused(f"the folder is named {suffix[1]}, its manifest is {id[:12]}", where=str(root))
-    _check_files(root, manifest["files"])
-    parse = _reader(root)
+    if suffix and suffix[1] != manifest.id[:12]:
+        raise Refused(f"the folder is named {suffix[1]}, its manifest is {manifest.id[:12]}", where=str(root))
+    _check_files(root, manifest)
+    found = _opened(root, manifest)
+    derived = FEATURES in manifest.sizes
+    _check_signature(found.signature, found.contract, derived)
+    _check_numbers(found.contract, found.tolerance, found.thresholds)
+    for answer in (found.rule.otherwise, *(c.then for c in found.rule.rules)):
+        _check_answer(answer, found.contract)
+    _check_graphs(root, manifest, found.signature)
+    if not derived:
+        return found
+    names = [t.name for t in found.signature.inputs[len(found.contract.columns) :]]
+    return replace(found, derive=load_features((root / FEATURES).read_bytes(), names))
+
+
+def _opened(
+    root: Path,
+    manifest: Manifest,
+) -> Bundle:
+    "The parts of a bundle whose hashes fit."
+    doc, read = manifest.doc, _reader(root)
     return Bundle(
         path=root,
-        id=id,
-        name=str(manifest.get("name", root.name)),
-        manifest=manifest,
-        contract=parse("contract.json", contract_from_dict),
-        signature=_parsed(MANIFEST, lambda: Signature.from_dict(manifest["signature"])),
-        tolerance=_parsed(MANIFEST, lambda: Tolerance(**manifest["tolerance"])),
-        thresholds=parse("thresholds.json", Thresholds.from_dict),
-        rule=parse("rule.json", Rule.from_dict),
+        id=manifest.id,
+        name=doc["name"],
+        manifest=doc,
+        contract=read("contract.json", contract_from_dict),
+        signature=parsed(MANIFEST, lambda: Signature.from_dict(doc["signature"])),
+        tolerance=parsed(MANIFEST, lambda: Tolerance.from_dict(doc["tolerance"])),
+        thresholds=read("thresholds.json", Thresholds.from_dict),
+        rule=read("rule.json", Rule.from_dict),
+        signed=_read_signed(root, manifest.id),
     )
-
-# %% ../../nbs/36_bundle.format.ipynb #parsed
-T = TypeVar("T")
-
-
-def _parsed(
-    name: str,
-    read: Callable[[], T],
-) -> T:
-    "Turn whatever goes wrong while reading a part into a refusal that names the file."
-    try:
-        return read()
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
-        raise Refused(f"not readable: {e!s:.200}", where=name) from e
 
 
 def _reader(
@@ -273,11 +322,21 @@ def _reader(
     "Reads JSON files of a bundle."
 
     def read(name: str, parse: Callable[[Any], Any]) -> Any:
-        return _parsed(name, lambda: parse(json.loads((root / name).read_bytes())))
+        return parsed(name, lambda: parse(strict_json((root / name).read_bytes())))
 
     return read
 
 # %% ../../nbs/36_bundle.format.ipynb #golden-write
+def _kinds(
+    contract: Contract,
+) -> dict[str, Any]:  # Arrow type by column of the table
+    "How raw values are kept."
+    import pyarrow as pa
+
+    types = {"number": pa.float64(), "boolean": pa.bool_()}
+    return {f"in.{c.name}": types.get(c.kind, pa.string()) for c in contract.columns}
+
+
 def golden_bytes(
     golden: Golden,
     contract: Contract,
@@ -286,33 +345,68 @@ def golden_bytes(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"number": pa.float64(), "boolean": pa.bool_()}
     columns = {"kind": pa.array(golden.kinds, pa.string())}
     if golden.packed is not None:
         columns["in"] = pa.array(list(golden.packed))
     else:
-        raw = golden.columns(contract.feature_names)
-        columns |= {f"in.{c.name}": pa.array(raw[c.name], types.get(c.kind, pa.string())) for c in contract.columns}
+        columns |= {n: pa.array([row.get(n[3:]) for row in golden.rows], t) for n, t in _kinds(contract).items()}
     columns |= {f"out.{k}": pa.array(golden.expected[:, k], pa.float64()) for k in range(golden.expected.shape[1])}
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="zstd", store_schema=False)
     return sink.getvalue()
 
 # %% ../../nbs/36_bundle.format.ipynb #golden-read
+MAX_GOLDEN_ROWS = 20_000
+MAX_GOLDEN_BYTES = 256 * 2**20  # uncompressed
+
+
+def _golden_table(
+    data: bytes,
+    contract: Contract,
+    packed: bool,
+) -> dict[str, list[Any]]:
+    "The columns of a golden table, if it is one."
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(io.BytesIO(data), thrift_string_size_limit=2**22, thrift_container_size_limit=2**20)
+    about, schema = file.metadata, file.schema_arrow
+    size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    if not 0 < about.num_rows <= MAX_GOLDEN_ROWS or size > MAX_GOLDEN_BYTES:
+        raise ValueError(f"{about.num_rows} rows of {size} bytes")
+    width = len(contract.target.classes) or 1
+    wanted = {"kind": pa.string(), **({} if packed else _kinds(contract))}
+    wanted |= {f"out.{k}": pa.float64() for k in range(width)}
+    told = {n: t for n, t in zip(schema.names, schema.types, strict=True) if not (packed and n == "in")}
+    if told != wanted or len(schema.names) != len(wanted) + packed:
+        raise ValueError("its columns are not those of the contract")
+    return dict(file.read(use_threads=False).to_pydict())
+
+
 def read_golden(
     data: bytes,  # golden.parquet
     contract: Contract,
     signature: Signature,
 ) -> Golden:
-    "Read golden rows back."
-    import pyarrow.parquet as pq
+    "Read golden rows back; raises `Refused`."
+    return parsed("golden.parquet", lambda: _golden(data, contract, signature))
 
-    table = _parsed("golden.parquet", lambda: pq.ParquetFile(io.BytesIO(data)).read(use_threads=False).to_pydict())
-    outputs = [n for n in table if n.startswith("out.")]
-    expected = np.array([table[n] for n in outputs], np.float64).T.reshape(-1, len(outputs))
+
+def _golden(
+    data: bytes,
+    contract: Contract,
+    signature: Signature,
+) -> Golden:
+    "Golden rows from a table that may be anything."
+    packed = signature.form == "packed"
+    table = _golden_table(data, contract, packed)
+    expected = np.array([table[f"out.{k}"] for k in range(len(contract.target.classes) or 1)], np.float64).T
     kinds = tuple(table["kind"])
-    if signature.form == "packed":
-        return Golden(tuple({} for _ in kinds), expected, kinds, np.array(table["in"], signature.inputs[0].numpy))
+    if packed:
+        matrix = np.array(table["in"], signature.inputs[0].numpy)
+        if matrix.shape != (len(kinds), signature.inputs[0].width):
+            raise ValueError(f"rows of shape {matrix.shape}")
+        return Golden(tuple({} for _ in kinds), expected, kinds, matrix)
     raw = {c.name: [_as_sent(v, c.integer) for v in table[f"in.{c.name}"]] for c in contract.columns}
     rows = tuple(dict(zip(raw, values, strict=True)) for values in zip(*raw.values(), strict=True))
     return Golden(rows, expected, kinds)
@@ -339,6 +433,8 @@ def bundle_table(
         "files": str(len(files)),
         "bytes": str(sum(f["bytes"] for f in files.values())),
         "lite": "✓" if bundle.lite_path else "–",
+        "features": "✓" if bundle.derive else "–",
+        "signed": f"{bundle.signed.name} ({bundle.signed.role})" if bundle.signed else "–",
     }
     header = tuple(label(f"bundle.{k}", lang) for k in ("property", "value"))
     return Table(bundle.name, header, tuple((label(f"bundle.{k}", lang), v) for k, v in values.items()))

@@ -8,15 +8,45 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError
 
 # %% auto #0
-__all__ = ['DTYPES', 'Tensor', 'Signature', 'Tolerance', 'Answer', 'Segment', 'Thresholds', 'Condition', 'Rule', 'Golden']
+__all__ = ['T', 'DTYPES', 'exactly', 'Tensor', 'Signature', 'Tolerance', 'Answer', 'Segment', 'Thresholds', 'Condition', 'Rule',
+           'Golden']
+
+# %% ../../nbs/35_bundle.parts.ipynb #exactly
+T = TypeVar("T")
+
+
+def exactly(
+    doc: Any,  # Parsed JSON
+    kind: type[T],  # A dataclass of this module
+) -> T:
+    "The object back from its JSON form; raises `ValueError` for another type or an unknown key."
+    found = msgspec.convert(doc, kind)
+    if strange := _strange(doc, msgspec.to_builtins(found)):
+        raise ValueError(f"unknown key '{strange[:60]}'")
+    return found
+
+
+def _strange(
+    doc: Any,
+    known: Any,  # The same, written again
+) -> str:  # Empty when there is none
+    "A key that got lost on the way in."
+    if isinstance(doc, dict):
+        return next((str(k) for k in doc if k not in known), "") or next(
+            (s for k in doc if (s := _strange(doc[k], known[k]))), ""
+        )
+    if isinstance(doc, list):
+        return next((s for d, k in zip(doc, known, strict=True) if (s := _strange(d, k))), "")
+    return ""
 
 # %% ../../nbs/35_bundle.parts.ipynb #tensor
 DTYPES = ("float32", "float64", "int64", "int32", "bool", "string")
@@ -63,8 +93,8 @@ class Signature:
         cls,
         doc: Mapping[str, Any],
     ) -> Signature:
-        "The signature back from its JSON form."
-        return cls(doc["form"], tuple(Tensor(**t) for t in doc["inputs"]), dict(doc["outputs"]))
+        "The signature back from its JSON form; raises `ValueError` for another form."
+        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #tolerance
 @dataclass(frozen=True)
@@ -84,6 +114,14 @@ class Tolerance:
         same = np.isclose(got, expected, rtol=self.rtol, atol=self.atol, equal_nan=True)
         result: NDArray[np.bool_] = np.logical_not(same.reshape(len(same), -1).all(axis=1))
         return result
+
+    @classmethod
+    def from_dict(
+        cls,
+        doc: Mapping[str, Any],
+    ) -> Tolerance:
+        "The tolerance back from its JSON form."
+        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #answer
 @dataclass(frozen=True)
@@ -106,7 +144,7 @@ class Answer:
         doc: Mapping[str, Any],
     ) -> Answer:
         "The answer back from its JSON form."
-        return cls(doc.get("label", ""), tuple(doc.get("probability", ())), doc.get("value"))
+        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #thresholds
 @dataclass(frozen=True)
@@ -148,8 +186,7 @@ class Thresholds:
         doc: Mapping[str, Any],
     ) -> Thresholds:
         "The thresholds back from their JSON form."
-        segments = tuple(Segment(**s) for s in doc.get("segments", ()))
-        return cls(doc["default"], doc.get("positive", ""), segments, doc.get("method", ""))
+        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #conditions
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -168,7 +205,7 @@ class Condition:
 
     column: str
     op: str  # < <= > >= == != null
-    value: Any
+    value: str | float | int | bool | None
     then: Answer
 
     def __post_init__(self) -> None:
@@ -214,8 +251,7 @@ class Rule:
         doc: Mapping[str, Any],
     ) -> Rule:
         "The rule back from its JSON form."
-        rules = (Condition(r["column"], r["op"], r["value"], Answer.from_dict(r["then"])) for r in doc["rules"])
-        return cls(Answer.from_dict(doc["otherwise"]), tuple(rules))
+        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #golden
 @dataclass(frozen=True)
