@@ -90,13 +90,14 @@ def run(
 def stage_of(
     folder: Path,
     name: str,
+    **options: str,  # of the stage's function
 ) -> Workspace:
     "Run one stage in a workspace."
     require("pandas", "lab")
     from mlops_nb.lifecycle.stages import run_stage
 
     ws = open_workspace(folder)
-    run_stage(ws, name)
+    run_stage(ws, name, **options)
     return ws
 
 

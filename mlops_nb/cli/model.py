@@ -67,15 +67,19 @@ def export(
     onnx: Annotated[Path | None, typer.Option(help="A graph made elsewhere.")] = None,
     sample: Annotated[Path | None, typer.Option(help="Rows it was accepted on, CSV or Parquet.")] = None,
     out: Annotated[Path | None, typer.Option(help="The new bundle's folder.")] = None,
+    lighter: Annotated[
+        str,
+        typer.Option(help="What answers under overload: auto, quantise, distil or baseline; default: the charter's."),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """The candidate bundle with its parity proof.
 
-    Example: mlops-nb export churn
+    Example: mlops-nb export churn --lighter distil
     """
     require("skl2onnx", "lab")
     if folder and not onnx:
-        return show_facts(stage_of(folder, "export"), "export", as_json)
+        return _export_workspace(folder, lighter, as_json)
     if not (onnx and sample and out) or folder:
         raise InputError(
             "what is to be exported?", fix="use 'export DIR', or 'export --onnx FILE --sample ROWS --out BUNDLE'"
@@ -84,6 +88,27 @@ def export(
 
     say(str(export_onnx(onnx, sample, out).path))
     return None
+
+# %% ../../nbs/93_cli.model.ipynb #export-workspace
+def _export_workspace(
+    folder: Path,
+    lighter: str,
+    as_json: bool,
+) -> None:
+    "Make the candidate of a workspace, and say which lighter model it carries and why."
+    from mlops_nb.bundle.lighter import MAKERS
+    from mlops_nb.core.messages import Message
+    from mlops_nb.core.workspace import stage_evidence
+
+    if lighter and lighter not in MAKERS:
+        raise InputError(f"unknown kind '{lighter}'", where="--lighter", fix=f"use {', '.join(MAKERS)}")
+    ws = stage_of(folder, "export", **({"lighter": lighter} if lighter else {}))
+    show_facts(ws, "export", as_json)
+    if not as_json:
+        told = stage_evidence(ws, "export").data["lighter"]
+        for tried in (t for t in told["tried"] if t["refused"]):
+            say(f"  {tried['name']}: {Message.from_dict(tried['refused'])}")
+        say(str(Message.from_dict(told["reason"])))
 
 # %% ../../nbs/93_cli.model.ipynb #score
 @model.command()

@@ -173,19 +173,20 @@ def freeze_stage(
 # %% ../../nbs/80_lifecycle.stages.ipynb #run
 def stage_function(
     stage: Stage,
-) -> Callable[[Workspace], Any]:
+) -> Callable[..., Any]:  # Takes a workspace
     "The function behind a stage; imported only now, because a stage pays for what it uses."
     module, _, name = stage.run.partition(":")
-    function: Callable[[Workspace], Any] = getattr(import_module(module), name)
+    function: Callable[..., Any] = getattr(import_module(module), name)
     return function
 
 
 def run_stage(
     ws: Workspace,
     name: str,  # Name of a stage
+    **options: str,  # of the stage's function, where a person asks for something else than the charter
 ) -> Any:  # What the stage's function returns
     "Run one stage and tell the ledger."
-    result = stage_function(BY_NAME[name])(ws)
+    result = stage_function(BY_NAME[name])(ws, **options)
     record_stage(ws, name)
     return result
 
