@@ -9,13 +9,14 @@ import ast
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from .estimators import iterated
 from .knowledge import role_of
-from .machine import Machine, objects_of
+from .machine import MAX_STEPS, Machine, Scope, objects_of
 from .regions import cut
 from .values import Value, any_of, derive
 
 # %% auto #0
-__all__ = ['MAX_UNROLLED', 'any_element', 'assign', 'store', 'each']
+__all__ = ['MAX_UNROLLED', 'any_element', 'assign', 'store', 'constant_key', 'each']
 
 # %% ../../nbs/33a_refactor.binding.ipynb #assign
 def any_element(
@@ -33,8 +34,7 @@ def assign(
 ) -> None:
     "Bind a target to a value."
     if isinstance(target, ast.Name):
-        role = role_of(target.id)
-        m.scope.bind(target.id, replace(value, role=role) if role and value.rows else value)
+        m.scope.bind(target.id, _as_named(m, target.id, value) if value.rows else value)
     elif isinstance(target, ast.Tuple | ast.List):
         _unpack(m, target.elts, value)
     elif isinstance(target, ast.Starred):
@@ -44,6 +44,42 @@ def assign(
     elif isinstance(target, ast.Subscript):
         _set_item(m, target, value)
 
+# %% ../../nbs/33a_refactor.binding.ipynb #named
+def _as_named(
+    m: Machine,
+    name: str,
+    value: Value,
+) -> Value:
+    "Rows under a name: with a role, if the name tells one, and a token."
+    return replace(value, role=role_of(name) or value.role, token=value.token or m.number())
+
+
+def _told(
+    held: Value,
+    news: Value,
+    depth: int = 2,
+) -> Value:
+    "What a name holds, after the table of `news` changed."
+    if held.token == news.token:
+        return replace(held, learned=held.learned | news.learned, repeated=held.repeated | news.repeated)
+    if not held.items or not depth:
+        return held
+    items = tuple(_told(v, news, depth - 1) for v in held.items)
+    return held if all(a is b for a, b in zip(items, held.items, strict=True)) else replace(held, items=items)
+
+
+def _tell(
+    m: Machine,
+    news: Value,
+) -> None:
+    "Let every name of a table know that it changed."
+    scope: Scope | None = m.scope
+    while scope is not None:
+        for name, held in scope.names.items():
+            if held is not news:
+                scope.names[name] = _told(held, news)
+        scope = scope.parent
+
 # %% ../../nbs/33a_refactor.binding.ipynb #unpack
 def _unpack(
     m: Machine,
@@ -51,8 +87,9 @@ def _unpack(
     value: Value,
 ) -> None:
     "Bind several targets; rows of an unknown split are told apart by the names they are given."
-    if value.items is not None and len(value.items) == len(targets):
-        for target, item in zip(targets, value.items, strict=True):
+    items = _around_star(targets, value.items) if value.items is not None else ()
+    if len(items) == len(targets):
+        for target, item in zip(targets, items, strict=True):
             assign(m, target, item)
         return
     single = any_element(value)
@@ -62,6 +99,18 @@ def _unpack(
     for target, role in zip(targets, roles, strict=True):
         part = [(f"named@{m.cell}:{target.lineno}", role)]
         assign(m, target, replace(single, rows=cut(single.rows, part), role=role) if split and role else single)
+
+
+def _around_star(
+    targets: Sequence[ast.expr],
+    items: Sequence[Value],
+) -> Sequence[Value]:
+    "Items as targets take them: `a, *rest = items`."
+    stars = [i for i, t in enumerate(targets) if isinstance(t, ast.Starred)]
+    if len(stars) != 1 or len(items) < len(targets) - 1:
+        return items
+    end = len(items) - (len(targets) - 1 - stars[0])
+    return [*items[: stars[0]], Value(items=tuple(items[stars[0] : end])), *items[end:]]
 
 
 def _first_name(
@@ -78,8 +127,12 @@ def store(
 ) -> None:
     "Put a changed value back where it came from."
     if isinstance(node, ast.Name):
-        m.scope.names[node.id] = value
+        old = m.scope.find(node.id)
+        token = value.token or (old.token if old else 0)
+        m.scope.names[node.id] = news = replace(value, token=token)
         m.scope.changed.add(node.id)
+        if token:
+            _tell(m, news)
     elif isinstance(node, ast.Attribute) and node.attr in ("loc", "iloc", "at", "iat"):
         store(m, node.value, value)
     elif isinstance(node, ast.Attribute):
@@ -101,6 +154,17 @@ def _set_attribute(
         _set_content(m, node.value, base, value)
 
 # %% ../../nbs/33a_refactor.binding.ipynb #set-item
+def constant_key(
+    m: Machine,
+    node: ast.expr,
+) -> object:
+    "The literal an index stands for; None when it is not known, or nothing to look up by."
+    key = (
+        node.value if isinstance(node, ast.Constant) else m.evaluate(node).const if isinstance(node, ast.Name) else None
+    )
+    return key if isinstance(key, str | int | float) else None
+
+
 def _set_item(
     m: Machine,
     node: ast.Subscript,
@@ -108,7 +172,7 @@ def _set_item(
 ) -> None:
     "`df[column] = ...`, `models[name] = ...`."
     base = m.evaluate(node.value)
-    key = node.slice.value if isinstance(node.slice, ast.Constant) else None
+    key = constant_key(m, node.slice)
     if base.keys is not None and base.items is not None:
         items = dict(zip(base.keys, base.items, strict=True)) | {key: value}
         loose = key is None and bool(m.loops)
@@ -155,7 +219,9 @@ def each(
 ) -> bool:  # Whether every element was known
     "Run a body for the elements of something."
     with m.loop(node) as number:
-        known = over.items if over.items is not None and len(over.items) <= MAX_UNROLLED else None
+        over = iterated(m, node, over)
+        rounds = MAX_UNROLLED if m.steps < MAX_STEPS // 2 else 1
+        known = over.items if over.items is not None and len(over.items) <= rounds else None
         elements = known if known else (any_element(over),) * 2
         for element in elements:
             assign(m, target, _in_loop(element, number))

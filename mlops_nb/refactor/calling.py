@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from .binding import store
 from .estimators import Call, settings_loops
+from .knowledge import kind_of
 from .machine import MAX_DEPTH, MAX_STEPS, Machine, Scope
 from .values import NOTHING, Function, Object, Value, any_of, derive, listed
 
@@ -118,6 +119,15 @@ def method_of(
     return next((f for b in bases if (f := method_of(m, b, name, obj, depth - 1))), None)
 
 # %% ../../nbs/33b_refactor.calling.ipynb #instantiate
+def _kind(
+    m: Machine,
+    definition: ast.ClassDef,
+) -> str:
+    "What a class inherits from a library: `class Net(keras.Model)`; else it is a class of its own."
+    kinds = (kind_of(m.evaluate(base).path.rpartition(".")[2]) for base in definition.bases)
+    return next((k for k in kinds if k), "instance")
+
+
 def instantiate(
     m: Machine,
     node: ast.Call,
@@ -129,7 +139,14 @@ def instantiate(
     scope, cell = m.scope.root(), getattr(definition, "cell_number", m.cell)
     parts = (*args, *kwargs.values())
     obj = Object(
-        m.number(), definition.name, "instance", m.site(node), parts, definition=definition, cell=cell, scope=scope
+        m.number(),
+        definition.name,
+        _kind(m, definition),
+        m.site(node),
+        parts,
+        definition=definition,
+        cell=cell,
+        scope=scope,
     )
     varied = settings_loops(Call(node, definition.name, args=tuple(args), kwargs=kwargs))
     m.objects[obj.number] = replace(obj, varied=varied)

@@ -25,8 +25,8 @@ from .values import NOTHING, Fit, Object, Repeated, Value, derive, flatten, list
 
 # %% auto #0
 __all__ = ['Method', 'Call', 'settings_loops', 'construct', 'copy_of', 'fit', 'transform', 'fit_transform', 'answer', 'score',
-           'metric', 'cross_validate', 'best_score', 'folds', 'resampled', 'split_pairs', 'call_estimator',
-           'attribute_of']
+           'metric', 'cross_validate', 'best_score', 'folds', 'iterated', 'resampled', 'split_pairs', 'call_estimator',
+           'call_methods', 'attribute_of']
 
 # %% ../../nbs/32d_refactor.estimators.ipynb #call
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,7 @@ def copy_of(
 
 # %% ../../nbs/32d_refactor.estimators.ipynb #fitting
 _WATCHED = ("eval_set", "validation_data", "evals", "valid_sets", "eval_sets", "X_val")
+_WEIGHTS = ("sample_weight", "class_weight")
 _STOPS = ("early_stopping_rounds", "callbacks", "early_stopping")
 
 
@@ -110,7 +111,7 @@ def fit(
     call: Call,
 ) -> Value:
     "Fit on the arguments, or on what the object was built from."
-    given = [v for k, v in call.kwargs.items() if k not in (*_WATCHED, *_STOPS)]
+    given = [v for k, v in call.kwargs.items() if k not in (*_WATCHED, *_STOPS, *_WEIGHTS)]
     data = derive(*call.args, *given) if call.args or given else derive(*obj.parts)
     lesson = call.arg(0, "X", "x") if call.args or "X" in call.kwargs or "x" in call.kwargs else data
     chosen = frozenset(m.loops) & (derive(lesson).loops - derive(lesson).row_loops)
@@ -119,7 +120,22 @@ def fit(
     )
     varied = obj.varied | chosen | (settings_loops(replace(call, args=())) if call.kwargs else frozenset())
     note_fit(m, replace(obj, varied=varied), record, adds=call.name in ("partial_fit", "train_on_batch"))
+    _judged_while_fitting(m, m.objects[obj.number], call, record)
     return Value(objects=frozenset({obj.number}))
+
+
+def _judged_while_fitting(
+    m: Machine,
+    obj: Object,
+    call: Call,
+    record: Fit,
+) -> None:
+    "`fit(..., validation_split=0.2)` judges on rows it sets aside, `validation_data=` on those it is given."
+    if "validation_split" in call.kwargs:
+        own = Value(rows=record.rows, learned=record.learned, repeated=record.repeated)
+        judge(m, call.node, "watch", "validation_split", predict(m, obj, call.node, own))
+    for value in (v for k, v in call.kwargs.items() if k == "validation_data"):
+        judge(m, call.node, "predict", "validation_data", predict(m, obj, call.node, derive(value)))
 
 # %% ../../nbs/32d_refactor.estimators.ipynb #transform
 def transform(
@@ -152,6 +168,8 @@ def answer(
     "Predictions; used as a feature they carry what the model learned."
     data = derive(*call.every[:1])
     given = predict(m, obj, call.node, data)
+    if acts_as(m, obj) == "model":
+        judge(m, call.node, "predict", call.name, given)
     return replace(data, learned=data.learned | learned_from(obj.fits, obj.name), predictions=frozenset({given}))
 
 
@@ -172,9 +190,9 @@ def metric(
 ) -> Value:
     "A function of true and predicted values."
     given = derive(*call.every)
-    numbers = [
-        judge(m, call.node, kind, call.name, p) for p in sorted(given.predictions, key=lambda p: (p.site, p.model))
-    ]
+    truth = derive(*(v for v in call.every if not v.predictions))
+    asked = [p if p.rows else replace(p, rows=truth.rows) for p in given.predictions]  # a forecast is asked for no rows
+    numbers = [judge(m, call.node, kind, call.name, p) for p in sorted(asked, key=lambda p: (p.site, p.model))]
     return Value(scores=frozenset(numbers) | given.scores, loops=given.loops)
 
 # %% ../../nbs/32d_refactor.estimators.ipynb #cv
@@ -210,10 +228,27 @@ def folds(
     call: Call,
 ) -> Value:  # What `for train, test in kf.split(X)` goes over
     "Pairs of row selectors."
-    cell, line = m.site(call.node)
+    return _pairs(m, call.node)
+
+
+def _pairs(
+    m: Machine,
+    node: ast.AST,
+) -> Value:
+    "Train and test selectors, by fold."
+    cell, line = m.site(node)
     name = f"folds@{cell}:{line}"
     pair = [Value(selects=frozenset({(name, side)}), role=side) for side in ("train", "test")]
     return Value(element=listed(*pair))
+
+
+def iterated(
+    m: Machine,
+    node: ast.AST,
+    value: Value,
+) -> Value:
+    "What a loop goes over: a splitter of old gives its folds without being asked."
+    return _pairs(m, node) if any(o.kind == "splitter" for o in objects_of(m, value)) else value
 
 
 def resampled(
@@ -241,8 +276,10 @@ def split_pairs(
     for value in call.args:
         data = derive(value)
         for side in ("train", "test"):
+            part = replace(data, rows=cut(data.rows, [(name, side)]), role=side, row_loops=data.row_loops | redrawn)
+            numbers = not data.rows or value.is_index  # positions, to pick rows with
             sides.append(
-                replace(data, rows=cut(data.rows, [(name, side)]), role=side, row_loops=data.row_loops | redrawn)
+                replace(part, selects=frozenset({(name, side)}), is_index=bool(data.rows)) if numbers else part
             )
     return listed(*sides)
 
@@ -288,6 +325,17 @@ def call_estimator(
     return method(m, obj, call) if method else NOTHING
 
 
+def call_methods(
+    m: Machine,
+    node: ast.AST,
+    value: Value,
+    *args: Value,
+) -> list[Value]:
+    "Methods of estimators that were handed over without a call: `df.pipe(scaler.fit_transform)`."
+    found = [(m.objects[n], name) for n, name in value.methods if n in m.objects]
+    return [call_estimator(m, obj, Call(node, name, args=args)) for obj, name in found]
+
+
 def attribute_of(
     m: Machine,
     obj: Object,
@@ -295,6 +343,8 @@ def attribute_of(
     node: ast.AST,
 ) -> Value:
     "An attribute of an estimator."
+    if name in (*_FITS, *_TRANSFORMS, *_JUDGES, *PREDICTS, "fit_transform"):
+        return Value(methods=((obj.number, name),))
     if name in ("best_score_", "cv_results_"):
         return best_score(m, obj, node)
     if name in ("best_estimator_", "best_model", "model", "estimator", "base_estimator"):

@@ -9,11 +9,11 @@ import ast
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from .binding import any_element, assign, each, store
+from .binding import any_element, assign, constant_key, each, store
 from .calling import call_instance, instantiate, invoke_at, method_of
 from .estimators import Call, attribute_of, call_estimator
 from .functions import call_container, call_function
-from .knowledge import STRUCTURE
+from .knowledge import ORDERS, STRUCTURE
 from .machine import Machine, Scope, note_choice, objects_of
 from .selection import mask_of, picked
 from .tables import call_table, opposite
@@ -39,6 +39,7 @@ def _get(
     "An attribute of a module, an object or a table."
     if base.path and not base.is_data and not base.objects:
         return Value(path=f"{base.path}.{node.attr}")
+    base = replace(base, token=0) if base.token and node.attr not in ("loc", "iloc", "at", "iat") else base
     found = [_of_object(m, o, node) for o in objects_of(m, base)]
     if found:
         return any_of(found) or NOTHING
@@ -57,10 +58,10 @@ def _of_object(
     "An attribute of one object: set before, defined by its class, or known of estimators."
     if node.attr in obj.attributes:
         return obj.attributes[node.attr]
-    if obj.kind != "instance":
-        return attribute_of(m, obj, node.attr, node)
     method = method_of(m, obj.definition, node.attr, obj)
-    return Value(functions=(method,)) if method else NOTHING
+    if method:
+        return Value(functions=(method,))
+    return NOTHING if obj.kind == "instance" else attribute_of(m, obj, node.attr, node)
 
 # %% ../../nbs/33c_refactor.expressions.ipynb #subscript
 def _subscript(
@@ -69,7 +70,7 @@ def _subscript(
 ) -> Value:
     "An element, or a part of a table."
     base = evaluate(m, node.value)
-    key = node.slice.value if isinstance(node.slice, ast.Constant) else None
+    key = constant_key(m, node.slice) if base.items is not None else None
     if base.items is not None and isinstance(key, int) and -len(base.items) <= key < len(base.items) and not base.keys:
         return base.items[key]
     if base.keys and key in base.keys and base.items is not None:
@@ -103,7 +104,7 @@ def _compare(
         made,
         selects=mask_of(node) if made.is_data or made.selects else frozenset(),
         compared=judged,
-        learned=frozenset(),
+        mask=True,
     )
 
 # %% ../../nbs/33c_refactor.expressions.ipynb #operators
@@ -118,7 +119,8 @@ def _binary(m: Machine, node: ast.BinOp) -> Value:
     held = bool(left.predictions) != bool(right.predictions) and left.is_data and right.is_data
     judged = isinstance(node.op, ast.Sub) and held and bool(left.rows and right.rows)
     selects = left.selects | right.selects if both else frozenset()
-    return replace(made, selects=selects, compared=judged or left.compared or right.compared)
+    mask = isinstance(node.op, ast.BitAnd | ast.BitOr) and (left.mask or right.mask)
+    return replace(made, selects=selects, mask=mask, compared=judged or left.compared or right.compared)
 
 
 def _unary(m: Machine, node: ast.UnaryOp) -> Value:
@@ -268,6 +270,8 @@ def _call_method(
     objects = objects_of(m, receiver)
     if objects:
         return any_of(_of_estimator(m, o, call) for o in objects) or NOTHING
+    if call.name in ORDERS:
+        return call_function(m, call)
     outcome = call_container(m, call) if not receiver.rows else None
     outcome = outcome or (call_table(m, call) if receiver.is_data or receiver.scores else None)
     if outcome is None:
@@ -286,8 +290,9 @@ def _of_estimator(
     loops = call.receiver.loops & frozenset(m.loops)
     if loops:
         m.objects[obj.number] = replace(m.objects[obj.number], varied=obj.varied | loops)
-    if obj.kind == "instance":
-        return call_instance(m, call, obj, call.name) or derive(*call.every)
+    found = call_instance(m, call, obj, call.name) if obj.definition else None
+    if found is not None or obj.kind == "instance":
+        return found or derive(*call.every)
     return call_estimator(m, m.objects[obj.number], call)
 
 # %% ../../nbs/33c_refactor.expressions.ipynb #decided
@@ -309,7 +314,9 @@ def decided(
 
 def _conditional(m: Machine, node: ast.IfExp) -> Value:
     decided(m, node.test)
-    return join(evaluate(m, node.body), evaluate(m, node.orelse))
+    known = evaluate(m, node.test).learned  # `1 if x > mean else 0` knows the mean
+    made = join(evaluate(m, node.body), evaluate(m, node.orelse))
+    return made if made.rows else replace(made, learned=made.learned | known)
 
 # %% ../../nbs/33c_refactor.expressions.ipynb #evaluate
 _EXPRESSIONS: Mapping[type[ast.AST], Callable[..., Value]] = {

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from .calling import run_function, too_deep
 from .expressions import evaluate
@@ -63,8 +63,23 @@ def analyse(
     m.evaluate = lambda node: evaluate(m, node)
     m.run = lambda body: run_block(m, body)
     for cell in source.code:
-        if cell.tree is not None:
+        if tree := cell.tree or cell.repaired:
             m.cell = cell.number
-            run_block(m, cell.tree.body)
-    _run_uncalled(m, frozenset(m.called))
+            _bounded(m, lambda body=tree.body: run_block(m, body))  # type: ignore[misc]
+    _bounded(m, lambda: _run_uncalled(m, frozenset(m.called)))
     return m
+
+
+def _bounded(
+    m: Machine,
+    work: Callable[[], None],
+) -> None:
+    "Work that may be nested too deeply to follow; what was under way is forgotten."
+    scope, cell = m.scope, m.cell
+    try:
+        work()
+    except RecursionError:
+        m.unfinished[cell] = "depth"
+        m.scope, m.cell = scope, cell
+        for pile in (m.loops, m.calls, m.returns, m.running, m.guards):
+            pile.clear()

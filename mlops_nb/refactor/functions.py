@@ -8,19 +8,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .estimators import Call, construct, copy_of, cross_validate, metric, split_pairs
+from mlops_nb.refactor.estimators import (
+    Call,
+    best_score,
+    call_methods,
+    construct,
+    copy_of,
+    cross_validate,
+    iterated,
+    metric,
+    split_pairs,
+)
 from mlops_nb.refactor.knowledge import (
     CHOOSERS,
     CURVES,
     CV_FUNCTIONS,
+    ORDERS,
     STATISTICS,
     WHOLE_COLUMN,
     is_metric,
     kind_of,
 )
 from .machine import Machine, new_object, note_choice, note_fit, objects_of
-from .regions import cut
-from .tables import Outcome, concat, place, sample, statistic, whole_column
+from .regions import cut, rows_from
+from .tables import COLUMN, Outcome, concat, opposite, place, sample, statistic, whole_column
 from .values import NOTHING, Fit, Value, any_of, derive, listed
 
 # %% auto #0
@@ -95,7 +106,7 @@ def call_builtin(
     call: Call,
 ) -> Value | None:  # None when it is none of them
     "What Python itself offers."
-    name, first = call.name, call.arg(0)
+    name, first = call.name, iterated(m, call.node, call.arg(0))
     if name == "enumerate":
         return _numbered(first)
     if name == "zip":
@@ -122,9 +133,10 @@ def call_builtin(
     ):
         return NOTHING
     if name in ("range", "int", "bool"):
-        return Value(loops=derive(*call.every).loops)
+        return Value(loops=derive(*call.every).loops, is_index=name == "range")
     if name in ("map", "filter"):
-        results = [m.invoke(f, [_elements(v) for v in call.args[1:]], {}) for f in first.functions]
+        items = [_elements(v) for v in call.args[1:]]
+        results = [m.invoke(f, items, {}) for f in first.functions] + call_methods(m, call.node, first, *items)
         return Value(element=any_of([*results, *(_elements(v) for v in call.args[1:])]) or NOTHING)
     return None
 
@@ -170,7 +182,27 @@ def _makes_rows(
         return True
     if call.name.startswith("load"):
         return library in _DATA_SETS or (call.name == "load" and library in ("numpy", "np"))
-    return call.name.startswith("read_") and library not in ("os", "json", "local")
+    return call.name.startswith(("read_", "scan_")) and library not in ("os", "json", "local")
+
+
+def _order(
+    m: Machine,
+    call: Call,
+) -> Value:
+    "Positions, or rows in another order."
+    data = derive(*call.args[:1])
+    return data if data.rows else Value(is_index=True)
+
+
+def _own_folds(
+    m: Machine,
+    call: Call,
+) -> Value:
+    "`xgb.cv(params, dtrain)`."
+    data = next((derive(v) for v in call.every if derive(v).rows), NOTHING)
+    made = new_object(m, call.node, call.path, "model")
+    note_fit(m, objects_of(m, made)[0], Fit(m.site(call.node), data.rows, data.learned, data.repeated))
+    return best_score(m, objects_of(m, made)[0], call.node)
 
 
 def _known_function(
@@ -189,9 +221,19 @@ def _known_function(
         return copy_of(m, call)
     if name in ("concat", "vstack", "row_stack", "concatenate", "hstack", "column_stack", "repeat", "tile", "append"):
         return concat(m, call)
+    if name in ORDERS:
+        return _order(m, call)
+    if name == "cv" and call.path.split(".")[0] in _BOOSTERS:
+        return _own_folds(m, call)
+    if name == "cut" and isinstance(call.arg(1, "bins").const, int):
+        return whole_column(m, call, data)
+    if name == "delete" and call.arg(1).selects:
+        return replace(derive(call.arg(0)), rows=cut(data.rows, [(n, opposite(s)) for n, s in call.arg(1).selects]))
+    if call.path.startswith("polars.") and name in ("col", "all", "element"):
+        return Value(rows=rows_from(COLUMN))
     if name == "resample" and call.args:
         return sample(m, call, *call.args, default=True)
-    if name in ("split", "array_split") and data.rows:
+    if name in ("split", "array_split", "random_split") and data.rows:
         return _pieces(m, call)
     return None
 

@@ -9,8 +9,8 @@ import re
 
 # %% auto #0
 __all__ = ['LEARNERS', 'STATELESS', 'COMPOSITES', 'SEARCHES', 'WRAPPERS', 'SPLITTERS', 'OVERSAMPLERS', 'UNDERSAMPLERS',
-           'STATISTICS', 'WHOLE_COLUMN', 'GROUP_KEEPS', 'STRUCTURE', 'ROW_WISE_NUMPY', 'CURVES', 'CV_FUNCTIONS',
-           'CHOOSERS', 'PREDICTS', 'is_model', 'kind_of', 'is_metric', 'role_of']
+           'STATISTICS', 'WHOLE_COLUMN', 'GROUP_KEEPS', 'STRUCTURE', 'WINDOWS', 'ORDERS', 'ROW_WISE_NUMPY', 'CURVES',
+           'CV_FUNCTIONS', 'CHOOSERS', 'PREDICTS', 'is_model', 'kind_of', 'is_metric', 'role_of']
 
 # %% ../../nbs/32_refactor.knowledge.ipynb #words
 def _words(
@@ -50,7 +50,8 @@ _MODEL_NAMES = _words("""LogisticRegression LinearRegression Ridge Lasso Elastic
     LinearSVC LinearSVR SVC SVR NuSVC NuSVR OneClassSVM GaussianNB MultinomialNB BernoulliNB ComplementNB CategoricalNB
     LinearDiscriminantAnalysis QuadraticDiscriminantAnalysis KernelRidge IsolationForest Sequential Model Booster
     KMeans DBSCAN GaussianMixture RidgeCV LassoCV ElasticNetCV LogisticRegressionCV CatBoost Lars LassoLars OLS Logit GLM
-    PLSRegression""")
+    PLSRegression ols logit glm poisson probit mnlogit wls gls rlm quantreg WLS GLS RLM Probit MNLogit Poisson ARIMA SARIMAX
+    AutoReg VAR ExponentialSmoothing SimpleExpSmoothing Holt Prophet auto_arima""")
 
 
 def is_model(
@@ -89,12 +90,14 @@ UNDERSAMPLERS = _words("""RandomUnderSampler NearMiss TomekLinks EditedNearestNe
 STATISTICS = _words("""mean median std var min max quantile percentile mode sum sem skew kurt kurtosis corr cov corrwith describe agg
     aggregate nanmean nanmedian nanstd nanvar nanmin nanmax nanpercentile nanquantile average ptp prod corrcoef
     mutual_info_classif mutual_info_regression f_classif f_regression chi2 pearsonr spearmanr iqr mad variance_inflation_factor
-    idxmax idxmin argmax argmin nlargest nsmallest""")
+    idxmax idxmin argmax argmin nlargest nsmallest value_counts""")
 WHOLE_COLUMN = _words("""zscore boxcox yeojohnson scale minmax_scale maxabs_scale robust_scale quantile_transform power_transform qcut
-    rank rankdata winsorize interpolate pct_rank standardize""")
+    rank rankdata winsorize pct_rank standardize""")
 GROUP_KEEPS = _words("count size nunique cumcount ngroup first last head tail nth shift diff cumsum ffill bfill")
 STRUCTURE = _words("""shape size ndim dtypes dtype columns name names empty nbytes memory_usage info isnull isna notnull notna duplicated
-    unique nunique value_counts count""")
+    unique nunique count""")
+WINDOWS = _words("rolling expanding ewm resample")
+ORDERS = _words("permutation arange")
 ROW_WISE_NUMPY = _words("log log1p exp sqrt abs where clip round floor ceil sign power square isnan nan_to_num")
 
 # %% ../../nbs/32_refactor.knowledge.ipynb #metrics
@@ -108,7 +111,9 @@ CV_FUNCTIONS = _words("cross_val_score cross_validate cross_val_predict learning
 CHOOSERS = _words(
     "max min argmax argmin idxmax idxmin sorted sort_values nlargest nsmallest nanargmax nanargmin argsort"
 )
-PREDICTS = _words("predict predict_proba predict_log_proba decision_function predict_classes score_samples")
+PREDICTS = _words(
+    "predict predict_proba predict_log_proba decision_function predict_classes score_samples forecast get_forecast"
+)
 
 
 def is_metric(

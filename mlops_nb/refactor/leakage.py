@@ -17,7 +17,8 @@ from .source import Source
 from .values import Evaluation, Fit, Site
 
 # %% auto #0
-__all__ = ['MANY', 'Step', 'Leak', 'is_exam', 'preprocessing_leaks', 'overlap_leaks', 'multi_test_leaks', 'leaks_of']
+__all__ = ['MANY', 'Step', 'Leak', 'is_exam', 'preprocessing_leaks', 'overlap_leaks', 'training_scores', 'multi_test_leaks',
+           'Analysis', 'analysis_of', 'leaks_of']
 
 # %% ../../nbs/33f_refactor.leakage.ipynb #leak
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def is_exam(
     e: Evaluation,
 ) -> bool:
     "Whether a judgement claims to say something about new rows."
-    if e.kind == "cv":
+    if e.kind in ("cv", "watch"):
         return True
     if not e.rows or not e.fits or not _lesson(e):
         return False
@@ -90,7 +91,7 @@ def preprocessing_leaks(
 ) -> Iterator[Leak]:
     "Statistics that knew the exam."
     lesson = _lesson(e)
-    if not is_exam(e) or (e.kind != "cv" and overlap(lesson, e.rows)):
+    if not is_exam(e) or (e.kind not in ("cv", "watch") and overlap(lesson, e.rows)):
         return
     for known in sorted(e.learned.union(*(f.learned for f in e.fits)), key=lambda k: (k.site, k.what)):
         if overlap(known.rows, e.rows) and overlap(known.rows, lesson):
@@ -111,12 +112,12 @@ def _shares_rows(
     fitted: Fit,
 ) -> bool:
     "Whether an exam asks about rows of a lesson."
-    if e.kind in ("cv", "predict") or not fitted.rows or not overlap(fitted.rows, e.rows):
+    if e.kind in ("cv", "watch", "predict") or not fitted.rows or not overlap(fitted.rows, e.rows):
         return False
     if fitted.rows == e.rows:
         return e.role == "test" and "train" not in {p for _, p in cuts(e.rows)}
     drawn_anew = not covers(fitted.rows, e.rows)  # a wider exam, or another sample of the same table
-    return e.role in ("test", "valid") or drawn_anew
+    return e.role in ("test", "valid") or (drawn_anew and e.role != "train")
 
 
 def overlap_leaks(
@@ -127,7 +128,9 @@ def overlap_leaks(
         if _shares_rows(e, fitted):
             way = [*_split_steps(e.rows, fitted.rows), Step(fitted.site, "inspect.flow.fit"), _judged(e)]
             yield Leak("leakage-overlap", fitted.site, e.what, _ordered(way))
-        copied = e.repeated if e.kind == "cv" else (e.repeated & fitted.repeated if is_exam(e) else frozenset())
+        copied = (
+            e.repeated if e.kind in ("cv", "watch") else (e.repeated & fitted.repeated if is_exam(e) else frozenset())
+        )
         for mark in sorted(copied, key=lambda r: (r.site, r.what)):
             way = [Step(mark.site, "inspect.flow.repeated", mark.what), *_split_steps(e.rows, fitted.rows)]
             yield Leak(
@@ -136,6 +139,19 @@ def overlap_leaks(
                 mark.what,
                 _ordered([*way, Step(fitted.site, "inspect.flow.fit"), _judged(e)]),
             )
+
+# %% ../../nbs/33f_refactor.leakage.ipynb #training
+def training_scores(
+    judgements: list[Evaluation],
+) -> Iterator[Leak]:
+    "The first score of a notebook that never judges on other rows than those of the lesson."
+    scores = sorted((e for e in judgements if e.kind == "score" and e.rows and e.fits), key=lambda e: e.site)
+    if any(e.kind == "cv" or not overlap(_lesson(e), e.rows) for e in judgements if e.kind != "predict" and e.rows):
+        return
+    for e in (e for e in scores if all(f.rows == e.rows for f in e.fits) and e.role == ""):
+        fits = [Step(f.site, "inspect.flow.fit") for f in e.fits]
+        yield Leak("training-score", e.site, e.what, _ordered([*fits, _judged(e)]))
+        return
 
 # %% ../../nbs/33f_refactor.leakage.ipynb #multi
 MANY = 3  # models judged on the same rows
@@ -172,7 +188,8 @@ def _choice(
     steps = [Step(e.site, "inspect.flow.repeatedly", e.what) for e in looped]
     steps += [Step(m.chosen[e.number], "inspect.flow.chosen") for e in chosen]
     steps += [Step(f.site, "inspect.flow.watched") for f in watched]
-    if not steps and len(models) >= MANY:
+    occasions = {(e.calls, e.site) for e in exams}  # one place with one of several models is one occasion
+    if not steps and min(len(models), len(occasions)) >= MANY:
         steps = [_judged(e) for e in exams]
     return steps
 
@@ -189,8 +206,10 @@ def _later_exam(
     groups: dict[Rows, list[Evaluation]],
     rows: Rows,
 ) -> bool:
-    "Whether the model is judged once more on rows that did not choose."
-    return any(not overlap(rows, other) for other in groups if other != rows)
+    "Whether there is one more exam, on rows that did not choose, of a model that learned from the same tables."
+    lessons = {r.origin for e in groups[rows] for r in _lesson(e)}
+    others = [e for r, exams in groups.items() if not overlap(rows, r) for e in exams]
+    return any(lessons & {r.origin for r in _lesson(e)} for e in others)
 
 
 def multi_test_leaks(
@@ -200,7 +219,8 @@ def multi_test_leaks(
     groups = _exams(m)
     for rows, exams in groups.items():
         steps = _choice(m, exams)
-        if not steps or _later_exam(groups, rows):
+        named = all(e.role == "valid" for e in exams)  # who chooses on validation rows says so
+        if not steps or named or _later_exam(groups, rows):
             continue
         last = max(exams, key=lambda e: e.site)
         yield Leak(
@@ -215,22 +235,48 @@ def _fits_something(
     source: Source,
 ) -> bool:
     "Whether a model is fitted anywhere; else there is nothing to judge."
-    trees = [c.tree for c in source.code if c.tree is not None]
+    trees = [t for c in source.code if (t := c.tree or c.repaired)]
     calls = (n.func for t in trees for n in ast.walk(t) if isinstance(n, ast.Call))
     names = (f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in calls)
     return any(_FITTING.fullmatch(name) for name in names)
+
+
+def _judgements(
+    m: Machine,
+) -> list[Evaluation]:
+    "What counts: an answer only when nobody judges it, what fitting sets aside only when the model is not judged otherwise."
+    judged = {(e.model, e.rows) for e in m.evaluations.values() if e.kind not in ("predict", "watch")}
+    models = {model for model, _ in judged}
+    kinds = {"predict": lambda e: (e.model, e.rows) not in judged, "watch": lambda e: e.model not in models}
+    return [e for e in m.evaluations.values() if kinds.get(e.kind, bool)(e)]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    "The leaks of a notebook, and where the analysis gave up."
+
+    leaks: tuple[Leak, ...] = ()  # in reading order
+    unfinished: tuple[tuple[int, str], ...] = ()  # cell, and why: steps or depth
+
+
+def analysis_of(
+    source: Source,
+) -> Analysis:
+    "Every leak the analysis can prove, within its budget."
+    if not _fits_something(source):
+        return Analysis()
+    m = analyse(source)
+    judgements = _judgements(m)
+    found = [leak for e in judgements for leak in (*preprocessing_leaks(e), *overlap_leaks(e))]
+    found += [*multi_test_leaks(m), *training_scores(judgements)]
+    best: dict[tuple[str, Site], Leak] = {}
+    for leak in sorted(found, key=lambda k: (k.site, k.rule, len(k.flow), k.flow[-1].site)):
+        best.setdefault((leak.rule, leak.site), leak)
+    return Analysis(tuple(best.values()), tuple(sorted(m.unfinished.items())))
 
 
 def leaks_of(
     source: Source,
 ) -> list[Leak]:  # In reading order
     "Every leak the analysis can prove."
-    if not _fits_something(source):
-        return []
-    m = analyse(source)
-    found = [leak for e in m.evaluations.values() for leak in (*preprocessing_leaks(e), *overlap_leaks(e))]
-    found += multi_test_leaks(m)
-    best: dict[tuple[str, Site], Leak] = {}
-    for leak in sorted(found, key=lambda k: (k.site, k.rule, len(k.flow), k.flow[-1].site)):
-        best.setdefault((leak.rule, leak.site), leak)
-    return list(best.values())
+    return [leak for leak in analysis_of(source).leaks if leak.rule.startswith("leakage")]

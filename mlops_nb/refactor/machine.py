@@ -90,6 +90,8 @@ class Machine:
         self.steps = 0
         self.called: set[int] = set()  # functions that were run
         self.running: list[int] = []  # functions that are being run
+        self.guards: list[frozenset[Learned]] = []  # what the conditions around here know
+        self.unfinished: dict[int, str] = {}  # cells that were not analysed to their end: steps or depth
         self.invoke: Callable[[Function, list[Value], Mapping[str, Value]], Value] = lambda f, a, k: NOTHING
         self.evaluate: Callable[[ast.expr], Value] = lambda node: NOTHING
         self.run: Callable[[Iterable[ast.stmt]], None] = lambda body: None
@@ -163,11 +165,25 @@ def parts_of(
     return inside + [p for o in inside for p in parts_of(m, o, depth - 1)]
 
 
+def _own_kind(
+    obj: Object,
+) -> str:
+    "What an instance of a class of the notebook does, by its methods: it learns when `fit` sets something."
+    methods = {f.name: f for f in obj.definition.body if isinstance(f, ast.FunctionDef)} if obj.definition else {}
+    if "predict" in methods:
+        return "model"
+    body = methods["fit"].body if "fit" in methods else []
+    learns = any(isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store) for s in body for n in ast.walk(s))
+    return "learner" if learns else "stateless"
+
+
 def acts_as(
     m: Machine,
     obj: Object,
 ) -> str:  # model, learner, stateless, splitter, sampler or instance
     "What an object does: a pipeline is a model when a model is in it."
+    if obj.kind == "instance":
+        return _own_kind(obj)
     if obj.kind not in ("composite", "search"):
         return obj.kind
     kinds = {acts_as(m, o) for o in parts_of(m, obj)}
@@ -231,7 +247,7 @@ def judge(
     p = prediction
     number = len(m.evaluations) + 1
     m.evaluations[key] = Evaluation(
-        number, kind, what, m.site(node), p.model, p.fits, p.rows, p.learned, p.repeated, p.role,
+        number, kind, what, m.site(node), tuple(m.calls), p.model, p.fits, p.rows, p.learned, p.repeated, p.role,
         frozenset(m.loops), p.row_loops, p.varied,
     )  # fmt: skip
     return number

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from .regions import cut
 from .values import Value, derive
 
 # %% auto #0
-__all__ = ['mask_of', 'slice_of', 'picked']
+__all__ = ['spelled', 'mask_of', 'slice_of', 'picked']
 
 # %% ../../nbs/33_refactor.selection.ipynb #mask
 _OPPOSITES: Mapping[type[ast.cmpop], tuple[str, str]] = {
@@ -25,11 +26,18 @@ _OPPOSITES: Mapping[type[ast.cmpop], tuple[str, str]] = {
 }
 
 
+def spelled(
+    node: ast.expr,
+) -> str:
+    "An expression with its columns as attributes: `df['a']` and `df.a` are the same."
+    return re.sub(r"\[['\"]([A-Za-z_]\w*)['\"]\]", r".\1", ast.unparse(node))
+
+
 def mask_of(
     node: ast.Compare,
 ) -> frozenset[tuple[str, str]]:
     "The cut a comparison makes, in one spelling."
-    left, op, right = ast.unparse(node.left), node.ops[0], ast.unparse(node.comparators[0])
+    left, op, right = spelled(node.left), node.ops[0], ast.unparse(node.comparators[0])
     if isinstance(op, ast.Eq):  # `== "a"` excludes `== "b"` and `!= "a"`
         return frozenset({(f"{left} ==", right), (f"{left} == {right}", "1")})
     if type(op) not in _OPPOSITES:
@@ -46,7 +54,7 @@ def slice_of(
     if not isinstance(first, ast.Slice) or (first.lower is None and first.upper is None):
         return None
     low, high = ("" if e is None else ast.unparse(e) for e in (first.lower, first.upper))
-    return None if "'" in low + high or '"' in low + high else ("slice", f"{low}:{high}")
+    return "slice", f"{low}:{high}"
 
 # %% ../../nbs/33_refactor.selection.ipynb #picked
 def picked(
@@ -56,16 +64,30 @@ def picked(
 ) -> Value:
     "Rows or columns of a table."
     rows = by.items[0] if isinstance(node, ast.Tuple) and by.items else by
-    data = replace(derive(base), grouped=base.grouped, compared=base.compared)
+    data = replace(derive(base), grouped=base.grouped, windowed=base.windowed, compared=base.compared)
+    data = replace(data, is_index=base.is_index, selects=base.selects if base.is_index else frozenset())
     if rows.is_index and rows.rows:
         return replace(data, rows=rows.rows, row_loops=data.row_loops | rows.loops)
     if rows.selects:
         return _by_selector(data, rows)
     if found := slice_of(node):
         shared = data.is_index and not data.rows
-        return replace(data, selects=data.selects | {found}) if shared else replace(data, rows=cut(data.rows, [found]))
-    columns = derive(by)
+        return replace(data, selects=data.selects | {found}) if shared else _sliced(data, found)
+    columns = derive(*by.items[1:]) if isinstance(node, ast.Tuple) and by.items else derive(by)
+    if by.mask and data.rows:  # leaving rows out is no lesson for those that stay
+        return data
     return replace(data, learned=data.learned | columns.learned, loops=data.loops | columns.loops)
+
+
+def _sliced(
+    data: Value,
+    part: tuple[str, str],
+) -> Value:
+    "A slice; of two tables put one below the other, `[:n]` and `[n:]` are taken to be the two again."
+    low, high = part[1].split(":", 1)
+    if len(data.stacked) == 2 and bool(low) != bool(high) and not low.lstrip("-").isdigit() and not high.isdigit():
+        return replace(data, rows=data.stacked[0 if high else 1], stacked=())
+    return replace(data, rows=cut(data.rows, [part]), stacked=())
 
 
 def _by_selector(
@@ -74,4 +96,5 @@ def _by_selector(
 ) -> Value:
     "The rows a mask or an index picks."
     loops = data.row_loops | rows.loops | rows.row_loops
-    return replace(data, rows=cut(data.rows, rows.selects), row_loops=loops, role=rows.role or data.role)
+    narrowed = cut(data.rows, rows.selects)
+    return replace(data, rows=narrowed, row_loops=loops, role=rows.role or data.role, stacked=())

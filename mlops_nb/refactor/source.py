@@ -17,7 +17,7 @@ from typing import Any
 from ..core.errors import InputError
 
 # %% auto #0
-__all__ = ['Magic', 'Cell', 'without_magics', 'code_cell', 'Source', 'read_source', 'source_of']
+__all__ = ['MAX_REPAIRED', 'Magic', 'Cell', 'without_magics', 'code_cell', 'Source', 'read_source', 'source_of']
 
 # %% ../../nbs/30_refactor.source.ipynb #cell
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Cell:
     tags: tuple[str, ...] = ()
     magics: tuple[Magic, ...] = ()
     tree: ast.Module | None = None  # None when it is not valid Python
+    repaired: ast.Module | None = None  # what can be read of a cell of Python 2
     error: tuple[int, str] | None = None  # line and message of the syntax error
 
     @property
@@ -109,6 +110,36 @@ def _parse(
         return None, (1, str(e) or type(e).__name__)
 
 
+MAX_REPAIRED = 50_000  # characters
+_OLD_PRINT = re.compile(r"^(\s*)print(?![\w(])[ \t]*(?:>>[^,\n]+,)?([^\n#;]*?),?[ \t]*$", re.MULTILINE)
+_OLD_EXCEPT = re.compile(r"^(\s*except\s+[\w.() ,]+?),\s*(\w+)\s*:", re.MULTILINE)
+
+
+def _modern(
+    source: str,  # Perhaps Python 2
+) -> str:
+    "The same with prints and exception handlers as today's Python writes them, line by line."
+    return _OLD_EXCEPT.sub(r"\1 as \2:", _OLD_PRINT.sub(r"\1print(\2)", source))
+
+
+def _with_cell_magics(
+    tree: ast.Module,
+) -> None:
+    "Put what `get_ipython().run_cell_magic('time', '', CODE)` runs behind the call, as nbconvert hides whole cells in it."
+    body: list[ast.stmt] = []
+    for statement in tree.body:
+        body.append(statement)
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "run_cell_magic":
+            texts = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            hidden = _parse(texts[2])[0] if len(texts) == 3 and _PYTHON_BODY.match(f"%%{texts[0]}") else None
+            for node in ast.walk(hidden) if hidden else ():
+                if hasattr(node, "lineno"):
+                    ast.copy_location(node, statement)
+            body += hidden.body if hidden else []
+    tree.body[:] = body
+
+
 def code_cell(
     number: int,
     source: str,
@@ -117,11 +148,14 @@ def code_cell(
     "A code cell, its Python parsed."
     tree, error = _parse(source)
     if tree is not None:
+        _with_cell_magics(tree)
         return Cell(number, place.pop("id", ""), "code", source, source, tree=tree, **place)
     code, magics = without_magics(source)
     if magics:
         tree, error = _parse(code)
-    return Cell(number, place.pop("id", ""), "code", source, code, magics=magics, tree=tree, error=error, **place)
+    repaired = _parse(_modern(code))[0] if tree is None and len(code) < MAX_REPAIRED else None
+    place |= {"magics": magics, "tree": tree, "error": error, "repaired": repaired}
+    return Cell(number, place.pop("id", ""), "code", source, code, **place)
 
 # %% ../../nbs/30_refactor.source.ipynb #notebook
 def _joined(
@@ -143,8 +177,22 @@ def _notebook_cells(
         cells = [c for sheet in doc.get("worksheets") or () for c in sheet.get("cells", ())]
     if not isinstance(cells, list):
         raise InputError("not a notebook: no list of cells", where=where)
+    _require_python(doc, where)
     for number, cell in enumerate((c for c in cells if isinstance(c, dict)), 1):
         yield _notebook_cell(number, cell)
+
+
+def _require_python(
+    doc: dict[str, Any],
+    where: str,
+) -> None:
+    "Refuse notebooks of other languages; one that names none is taken for Python."
+    metadata = doc.get("metadata")
+    parts = [metadata.get(k) for k in ("language_info", "kernelspec")] if isinstance(metadata, dict) else []
+    known = [p.get(k) for p, k in zip(parts, ("name", "language"), strict=False) if isinstance(p, dict)]
+    language = next((str(k) for k in known if k), "python")
+    if not re.match(r"i?python|sage|pyspark", language, re.IGNORECASE):
+        raise InputError(f"a notebook of the language {language}", where=where, fix="give a notebook of Python")
 
 
 def _notebook_cell(
@@ -208,17 +256,29 @@ def read_source(
     file = Path(path)
     if file.is_dir():
         raise InputError("a folder", where=str(path), fix="give one notebook or script")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"cannot be read: {e}", where=str(path)) from None
+    text = _text(file)
     if file.suffix == ".py":
         return Source(file, "script", tuple(_script_cells(text)))
     if file.suffix != ".ipynb":
         raise InputError(f"a '{file.suffix}' file", where=str(path), fix="give a notebook (.ipynb) or a script (.py)")
     return Source(file, "notebook", tuple(_notebook_cells(_json(text, str(path)), str(path))))
+
+
+_CODING = re.compile(rb"^[^\n]*(?:\n[^\n]*)?coding[=:]\s*([-\w.]+)")  # in the first two lines, as Python reads it
+
+
+def _text(
+    file: Path,
+) -> str:
+    "What a file says, in the encoding it names, or UTF-8."
+    try:
+        data = file.read_bytes()
+        named = _CODING.match(data) if file.suffix == ".py" and not data.startswith(b"\xef\xbb\xbf") else None
+        return data.decode(named[1].decode() if named else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(file)) from None
+    except (OSError, UnicodeError, LookupError) as e:
+        raise InputError(f"cannot be read: {str(e).splitlines()[0]}", where=str(file)) from None
 
 
 def _json(

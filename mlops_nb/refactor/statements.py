@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from .binding import assign, each
 from .expressions import decided, evaluate
-from .machine import Machine, merge, restore, save
-from .values import Function, Value, derive, listed
+from .machine import MAX_STEPS, Machine, merge, restore, save
+from .values import Function, Learned, Value, derive, listed
 
 # %% auto #0
 __all__ = ['run_block']
@@ -33,12 +33,14 @@ def _while(m: Machine, node: ast.While) -> None:
 # %% ../../nbs/33d_refactor.statements.ipynb #branches
 def _if(m: Machine, node: ast.If) -> None:
     decided(m, node.test)
+    m.guards.append(evaluate(m, node.test).learned if m.returns else frozenset())
     before = save(m)
     run_block(m, node.body)
     after = save(m)
     restore(m, before)
     run_block(m, node.orelse)
     merge(m, after)
+    m.guards.pop()
 
 
 def _try(m: Machine, node: ast.Try) -> None:
@@ -87,7 +89,9 @@ def _augmented(m: Machine, node: ast.AugAssign) -> None:
 
 def _return(m: Machine, node: ast.Return) -> None:
     if m.returns and node.value is not None:
-        m.returns[-1].append(evaluate(m, node.value))
+        value = evaluate(m, node.value)
+        known = frozenset[Learned]().union(*m.guards)
+        m.returns[-1].append(value if value.rows or not known else replace(value, learned=value.learned | known))
 
 
 def _expression(m: Machine, node: ast.Expr) -> None:
@@ -141,6 +145,9 @@ def run_block(
     "Run statements in order."
     for statement in body:
         m.steps += 1
+        if m.steps > MAX_STEPS:
+            m.unfinished.setdefault(m.cell, "steps")
+            return
         handler = _STATEMENTS.get(type(statement))
         if handler:
             handler(m, statement)

@@ -6,22 +6,24 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, replace
 
-from .estimators import Call, metric
+from .estimators import Call, call_methods, metric
 from mlops_nb.refactor.knowledge import (
     CHOOSERS,
     GROUP_KEEPS,
     STATISTICS,
     STRUCTURE,
     WHOLE_COLUMN,
+    WINDOWS,
 )
 from .machine import Machine, note_choice
-from .regions import Part, Rows, covers, cut
+from .regions import Part, Rows, covers, cut, overlap
 from .values import NOTHING, Learned, Repeated, Value, derive, listed
 
 # %% auto #0
-__all__ = ['Outcome', 'statistic', 'whole_column', 'place', 'sample', 'opposite', 'difference', 'concat', 'call_table']
+__all__ = ['COLUMN', 'Outcome', 'statistic', 'whole_column', 'place', 'sample', 'opposite', 'difference', 'concat', 'call_table']
 
 # %% ../../nbs/32e_refactor.tables.ipynb #outcome
 @dataclass(frozen=True, eq=False)
@@ -137,6 +139,8 @@ def concat(
     filled = [p.rows for p in parts if p.rows]
     doubled = any(covers(a, b) or covers(b, a) for i, a in enumerate(filled) for b in filled[:i])
     doubled = doubled or (len(parts) == 1 and call.name == "repeat")
+    distinct = len(filled) == len(parts) == 2 and not overlap(*filled)
+    made = replace(made, stacked=tuple(filled) if distinct and not beside else ())
     if doubled and not beside and call.name in ("concat", "append", "vstack", "repeat", "tile"):
         return replace(made, repeated=made.repeated | {Repeated(m.site(call.node), call.name)})
     return made
@@ -165,6 +169,7 @@ def _applied(
 ) -> Value:
     "Functions given to `apply`, `map`, `assign`, `pipe` are run on the data."
     results = [m.invoke(f, [data], {}) for v in call.every for f in v.functions]
+    results += [made for v in call.every for made in call_methods(m, call.node, v, data)]
     return derive(data, *results)
 
 # %% ../../nbs/32e_refactor.tables.ipynb #data-method
@@ -187,17 +192,55 @@ _JOINS = (
 _APPLIES = ("apply", "applymap", "map", "assign", "pipe", "transform", "agg", "aggregate", "progress_apply")
 
 
+COLUMN = "@column"  # the rows of `pl.col("a")`: those of the table it will be used with
+
+
+def _of_table(
+    data: Value,
+    others: Value,
+) -> Value:
+    "Column expressions, bound to the rows of the table they are used with."
+    bound = frozenset(
+        replace(k, rows=data.rows) if not k.rows or any(r.origin == COLUMN for r in k.rows) else k
+        for k in others.learned
+    )
+    return replace(others, learned=bound)
+
+
+def _end_of(
+    call: Call,
+) -> Part | None:
+    "The slice that `head`, `tail` and their like take."
+    count = ast.unparse(call.node.args[0]) if isinstance(call.node, ast.Call) and call.node.args else "5"
+    slices = {
+        "head": f":{count}",
+        "limit": f":{count}",
+        "take": f":{count}",
+        "tail": f"-({count}):",
+        "skip": f"{count}:",
+    }
+    return ("slice", slices[call.name]) if call.name in slices else None
+
+
 def _changed(
     m: Machine,
     call: Call,
     data: Value,
 ) -> Value:
     "What a method makes of a table."
-    name, others = call.name, derive(*call.every)
+    name, others = call.name, _of_table(data, derive(*call.every))
+    if data.windowed or name in WINDOWS:
+        return replace(data, windowed=name in WINDOWS)
     if data.grouped:
         return _grouped(m, call, data)
-    if name in ("groupby",):
+    if name in ("groupby", "group_by"):
         return replace(data, grouped=True)
+    if (end := _end_of(call)) and not (name == "take" and others.is_data):
+        return replace(data, rows=cut(data.rows, [end]))
+    if name in ("query", "filter") and call.arg(0).const is not None:
+        return replace(data, rows=cut(data.rows, [("query", str(call.arg(0).const))]))
+    if name == "filter":
+        return data
     if name == "sample":
         return sample(m, call, data)
     if name == "drop" and any(v.is_index for v in call.every):
@@ -208,20 +251,42 @@ def _changed(
         return whole_column(m, call, data)
     if name in STATISTICS and not (name in ("agg", "aggregate") and _along_rows(call)):
         return statistic(m, call, data)
-    if name in _APPLIES and any(v.functions for v in call.every):
+    if name in _APPLIES and any(v.functions or v.methods for v in call.every):
         return _applied(m, call, data)
-    return replace(derive(data, others), rows=data.rows, role=data.role, compared=data.compared)
+    made = derive(data, others)
+    return replace(made, rows=data.rows, role=data.role, compared=data.compared, stacked=data.stacked)
 
 # %% ../../nbs/32e_refactor.tables.ipynb #call-table
+def _structure_mask(
+    m: Machine,
+    call: Call,
+    data: Value,
+) -> frozenset[Part]:
+    "The rows that `isnull()` and its like pick; `notnull()` picks the others."
+    if not data.rows:
+        return frozenset()
+    if call.name in ("isnull", "isna", "notnull", "notna", "is_null", "is_not_null"):
+        of = (
+            call.node.func.value
+            if isinstance(call.node, ast.Call) and isinstance(call.node.func, ast.Attribute)
+            else None
+        )
+        text = re.sub(r"\[['\"]([A-Za-z_]\w*)['\"]\]", r".\1", ast.unparse(of)) if of else ""
+        return frozenset({(f"{text} is null", "0" if "no" in call.name else "1")})
+    return frozenset({(f"{call.name}@{m.site(call.node)}", "1")})
+
+
 def call_table(
     m: Machine,
     call: Call,
 ) -> Outcome:
     "A method of something that holds rows."
-    data = replace(derive(call.receiver), grouped=call.receiver.grouped, compared=call.receiver.compared)
+    of = call.receiver
+    data = replace(derive(of), grouped=of.grouped, windowed=of.windowed, compared=of.compared)
+    if of.mask and call.name in ("any", "all", "to_numpy", "astype", "fillna"):
+        return Outcome(replace(data, mask=True))
     if call.name in STRUCTURE and not data.grouped:
-        selects = frozenset() if not data.rows else frozenset({(f"{call.name}@{m.site(call.node)}", "1")})
-        return Outcome(Value(scores=data.scores, loops=data.loops, selects=selects))
+        return Outcome(Value(scores=data.scores, loops=data.loops, selects=_structure_mask(m, call, data)))
     if call.name == "isin":
         index = derive(*call.every)
         return Outcome(Value(selects=frozenset((n, opposite(s)) for n, s in difference(data.rows, index.rows))))

@@ -89,6 +89,8 @@ class Value:
     selects: frozenset[tuple[str, str]] = frozenset()  # parts an index or mask picks
     is_index: bool = False  # the index of its rows
     grouped: bool = False
+    windowed: bool = False  # seen through a moving window
+    mask: bool = False  # true or false, row by row
     compared: bool = False  # predictions held against the truth, row by row
     role: str = ""
     loops: frozenset[int] = frozenset()  # loops whose variable it depends on
@@ -97,6 +99,9 @@ class Value:
     keys: tuple[Any, ...] | None = None  # keys of a dict, by item
     element: Value | None = None  # any element, when the items are not known
     const: Any = None  # a literal
+    stacked: tuple[Rows, ...] = ()  # of two tables put one below the other: the rows of each
+    methods: tuple[tuple[int, str], ...] = ()  # methods of estimators, by object number and name
+    token: int = 0  # the table itself, whatever name it goes by; 0 when it has none
 
     @property
     def is_data(self) -> bool:
@@ -142,6 +147,11 @@ def join(
         classes=a.classes + tuple(c for c in b.classes if c not in a.classes),
         path=a.path if a.path == b.path else "",
         grouped=a.grouped or b.grouped,
+        windowed=a.windowed or b.windowed,
+        mask=a.mask and b.mask,
+        stacked=a.stacked if a.stacked == b.stacked else (),
+        methods=a.methods + tuple(x for x in b.methods if x not in a.methods),
+        token=a.token if a.token == b.token else 0,
         compared=a.compared or b.compared,
         role=a.role if a.role == b.role else "",
         items=items,
@@ -183,7 +193,9 @@ def derive(
     every = [v for value in values for v in flatten(value)]
     role = next((v.role for v in every if v.role and v.rows), "")
     made = _union(every, _FLOWS)
-    return Value(**made | {"rows": settled(made["rows"])}, role=role)
+    rows = settled(made["rows"])
+    stacked = next((v.stacked for v in every if v.stacked and v.rows == rows), ())
+    return Value(**made | {"rows": rows}, role=role, stacked=stacked)
 
 
 def listed(
@@ -226,6 +238,7 @@ class Evaluation:
     kind: str  # score, curve, cv, search or predict
     what: str  # the function or method
     site: Site
+    calls: tuple[Site, ...]  # the calls that led there
     model: int
     fits: frozenset[Fit]
     rows: Rows
