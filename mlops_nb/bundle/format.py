@@ -40,7 +40,7 @@ from ..core.messages import label
 from ..data.contract import Contract, contract_from_dict
 
 # %% auto #0
-__all__ = ['MAX_ATOL', 'MAX_GOLDEN_ROWS', 'MAX_GOLDEN_BYTES', 'write_bundle', 'Bundle', 'load_bundle', 'golden_bytes',
+__all__ = ['MAX_ATOL', 'MAX_GOLDEN_ROWS', 'MAX_GOLDEN_BYTES', 'write_bundle', 'Parts', 'Bundle', 'load_bundle', 'golden_bytes',
            'read_golden', 'bundle_table']
 
 # %% ../../nbs/36_bundle.format.ipynb #write
@@ -192,10 +192,10 @@ def _check_graphs(
         if not set(signature.outputs.values()) <= set(outline.outputs):
             raise Refused("it lacks an output the manifest names", where=name)
 
-# %% ../../nbs/36_bundle.format.ipynb #bundle
+# %% ../../nbs/36_bundle.format.ipynb #parts
 @dataclass(frozen=True)
-class Bundle:
-    "An opened bundle."
+class Parts:
+    "What a bundle says."
 
     path: Path
     id: str  # hash of the manifest
@@ -228,6 +228,11 @@ class Bundle:
     def positive(self) -> str:
         "The class that matters; empty unless the task is binary."
         return self.contract.target.positive
+
+# %% ../../nbs/36_bundle.format.ipynb #bundle
+@dataclass(frozen=True)
+class Bundle(Parts):
+    "An opened bundle."
 
     @property
     def model_path(self) -> Path:

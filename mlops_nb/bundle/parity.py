@@ -113,13 +113,13 @@ def golden_parity(
     "How far this machine's answers to the golden rows lie from those of the export."
     golden, signature = bundle.golden(), bundle.signature
     packed = signature.form == "packed"
-    encoded = {signature.inputs[0].name: golden.packed} if packed else bundle.contract.encode(list(golden.rows))
+    encoded = {signature.inputs[0].name: golden.packed} if packed else bundle.encode(list(golden.rows))
     got = run_graph(open_graph(bundle.model_path), {k: np.asarray(v) for k, v in encoded.items()}, signature)
     return compare(got, golden.expected, bundle.tolerance)
 
 
 def verify_bundle(
-    path: str | Path,  # The bundle's folder
+    path: str | Path,  # The bundle's folder or file
 ) -> tuple[Bundle, Parity]:
     "Check files and answers of a bundle; raises `Refused` with what does not fit."
     bundle = load_bundle(path)

@@ -105,8 +105,8 @@ def feeds_of(
     if bundle.signature.form == "packed":
         matrix = np.stack([block.columns[n] for n in names], axis=1) if block.matrix is None else block.matrix
         return {inputs[0].name: matrix.astype(inputs[0].numpy, copy=False)}
-    arrays = zip(inputs, names, strict=True)
-    return {t.name: block.columns[n].astype(t.numpy, copy=False).reshape(-1, 1) for t, n in arrays}
+    columns = bundle.with_derived(block.columns) if bundle.derive else block.columns
+    return {t.name: columns[t.name].astype(t.numpy, copy=False).reshape(-1, 1) for t in inputs}
 
 # %% ../../nbs/42b_serving.scoring.ipynb #finish
 def finish(

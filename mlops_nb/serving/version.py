@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bundle.format import Bundle, load_bundle
+from ..bundle.sealing import admit
 from ..core.settings import Settings
 from .batching import Batcher, Limits
 from .breaker import Breaker, Tolerance
@@ -60,12 +61,12 @@ class Graphs:
 
 
 def load_graphs(
-    path: str | Path | Bundle,  # A bundle or its folder
+    path: str | Path | Bundle,  # A bundle, its folder or its file
     settings: Settings | None = None,
 ) -> Graphs:
     "Open, prove and time a bundle; raises `Refused` or `InputError` naming what is wrong."
     settings = settings or Settings()
-    bundle = path if isinstance(path, Bundle) else load_bundle(path)
+    bundle = admit(path if isinstance(path, Bundle) else load_bundle(path), settings)
     primary = load_graph(bundle, bundle.model_path, settings)
     proven = prove(primary.scorer)
     models = [("primary", primary)]
