@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -22,10 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import onnxruntime
 import uvicorn
 from pydantic import ValidationError
 
-from ..bundle.format import load_bundle
+from ..bundle.format import Bundle, load_bundle
 from ..core.errors import InputError, MlopsError
 from ..core.processes import die_with_parent
 from ..core.settings import Settings, load_settings
@@ -33,10 +35,13 @@ from .app import App, create_app
 from .events import event_logger, print_events
 from .fleet import prepare_state
 from .gateway import Gateway
+from .tracing import make_tracing
+from .wire import wired
 
 # %% auto #0
-__all__ = ['CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'bind', 'GracefulServer', 'last_connections',
-           'uvicorn_config', 'run_worker', 'worker_command', 'child_main', 'Supervisor', 'serve', 'main']
+__all__ = ['CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'check_columns', 'bind', 'GracefulServer',
+           'last_connections', 'uvicorn_config', 'run_worker', 'worker_command', 'child_main', 'Supervisor', 'serve',
+           'about', 'main']
 
 # %% ../../nbs/44k_serving.server.ipynb #checks
 def is_loopback(
@@ -69,12 +74,51 @@ def check_settings(
     if gateway.open and not is_loopback(settings.serve_host):
         what = f"'{settings.serve_host}' can be reached from elsewhere, and there is no authentication"
         raise InputError(what, where="serve_host", fix="set serve_keys_file or serve_jwt_key_file, or use 127.0.0.1")
-    if bool(settings.serve_tls_cert) != bool(settings.serve_tls_key):
+    _check_tls(settings)
+    _check_providers(settings.serve_providers.replace(",", " ").split())
+    if tracing := make_tracing(settings):
+        tracing.close()
+
+
+def _check_tls(
+    settings: Settings,
+) -> None:
+    files = {key: getattr(settings, key) for key in ("serve_tls_cert", "serve_tls_key")}
+    if not any(files.values()):
+        return
+    if not all(files.values()):
         raise InputError("TLS needs a certificate and a key", where="serve_tls_cert", fix="set both, or neither")
-    for key in ("serve_tls_cert", "serve_tls_key"):
-        path = getattr(settings, key)
-        if path and not Path(path).is_file():
+    for key, path in files.items():
+        if not Path(path).is_file():
             raise InputError(f"no such file: {path}", where=key)
+    cert, key = files.values()
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password=_NO_PASSWORD)
+    except (ssl.SSLError, ValueError) as e:
+        what = f"not a certificate and its key, in PEM and without a password: {e}"
+        raise InputError(what, where=f"{cert} and {key}") from None
+
+
+_NO_PASSWORD = "-"  # instead of asking at the terminal
+
+
+def _check_providers(
+    asked: Sequence[str],
+) -> None:
+    there = onnxruntime.get_available_providers()
+    if missing := [p for p in asked if p not in there]:
+        raise InputError(f"'{missing[0]}' is not installed", where="serve_providers", fix=f"use {', '.join(there)}")
+
+
+def check_columns(
+    settings: Settings,
+    bundles: Sequence[Bundle],
+) -> None:
+    "Refuse to keep out of the log what is in no bundle: a slip would log what was to be hidden."
+    known = {c.name for b in bundles for c in b.contract.columns}
+    for name in settings.serve_log_redact.replace(",", " ").split():
+        if name not in known:
+            raise InputError(f"no column '{name}'", where="serve_log_redact", fix=f"use {', '.join(sorted(known))}")
 
 # %% ../../nbs/44k_serving.server.ipynb #bind
 def bind(
@@ -102,7 +146,7 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
 
     def __init__(self, config: uvicorn.Config, app: App, drain_s: float) -> None:
         super().__init__(config)
-        self._app, self._drain_s, self._closing = app, drain_s, 0.0
+        self._app, self._drain_s, self._closing, self._told = app, drain_s, 0.0, False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         "First signal: not ready, then stop. Second: stop at once."
@@ -114,6 +158,9 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
 
     async def on_tick(self, counter: int) -> bool:
         "Called ten times a second; True ends the server."
+        if self._closing and not self._told:
+            self._told = True
+            self._app.engine.events.info("draining", seconds=self._drain_s, worker=self._app.engine.place.worker)
         if self._closing and time.monotonic() >= self._closing:
             self.should_exit = True
         ended: bool = await super().on_tick(counter)
@@ -128,7 +175,17 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
         end = time.monotonic() + CONNECTED_GRACE_S
         while self.server_state.connections and time.monotonic() < end:
             await asyncio.sleep(0.01)
+        impolite = asyncio.create_task(self._abort_silent())
         await super().shutdown(sockets)
+        impolite.cancel()
+
+    async def _abort_silent(self) -> None:
+        "TLS waits half a minute for the peer's goodbye, which idle clients do not send; everything is sent by then."
+        while True:
+            await asyncio.sleep(0.5)
+            for transport in [c.transport for c in self.server_state.connections]:
+                if transport.is_closing() and not transport.get_write_buffer_size():
+                    transport.abort()
 
     async def _adopt(self, connections: list[socket.socket]) -> None:
         "Serve connections that were still in the kernel's queue."
@@ -155,10 +212,12 @@ def last_connections(
 def uvicorn_config(
     app: App,
     settings: Settings,
+    http: Any = "auto",  # uvicorn's own protocol, or `wired(app.engine)`
 ) -> uvicorn.Config:
     "How uvicorn runs an app of ours."
     return uvicorn.Config(
         app,
+        http=http,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -180,7 +239,7 @@ def run_worker(
     sock: socket.socket,
 ) -> int:  # Exit code
     "Serve until a signal says stop."
-    server = GracefulServer(uvicorn_config(app, settings), app, max(settings.serve_drain_s, 0.2))
+    server = GracefulServer(uvicorn_config(app, settings, wired(app.engine)), app, max(settings.serve_drain_s, 0.2))
     try:
         server.run(sockets=[sock])
     except SystemExit as e:
@@ -226,6 +285,7 @@ class Supervisor:
             pass_fds=[fd],
             stdin=subprocess.DEVNULL,
             preexec_fn=die_with_parent,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
         )
 
     def stop(self, sig: int, frame: FrameType | None) -> None:
@@ -285,16 +345,40 @@ def serve(
         raise InputError("no bundle", where="serve", fix="give the folder of a bundle")
     settings = changed(settings or Settings(), {"serve_host": host, "serve_port": port, "serve_workers": workers})
     check_settings(settings)
-    for bundle in bundles:
-        load_bundle(bundle)
+    opened = [load_bundle(bundle) for bundle in bundles]
+    check_columns(settings, opened)
     print_events()
     with bind(settings) as sock:
-        address = sock.getsockname()
-        event_logger().info("listening", host=address[0], port=address[1], pid=os.getpid())
+        event_logger().info("listening", **about(settings, opened, sock.getsockname(), log_dir))
         if settings.serve_workers == 1:
             app = create_app(bundles, settings, log_dir=log_dir, state_dir=state_dir)
             return run_worker(app, settings, sock)
         return _supervise(bundles, settings, log_dir, state_dir, sock)
+
+# %% ../../nbs/44k_serving.server.ipynb #about
+def about(
+    settings: Settings,
+    bundles: Sequence[Bundle],
+    address: tuple[Any, ...],  # Of the socket
+    log_dir: str | Path | None,
+) -> dict[str, Any]:
+    "What is said about a server that starts: where it is, what it serves, who may ask, what is kept."
+    host, port = address[:2]
+    scheme = "https" if settings.serve_tls_cert else "http"
+    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    ways = {"keys": settings.serve_keys_file, "tokens": settings.serve_jwt_key_file}
+    kept = f"{settings.serve_log} in {log_dir}" if log_dir and settings.serve_log != "off" else "none"
+    return {
+        "url": url,
+        "docs": f"{url}/docs",
+        "bundles": " then ".join(f"{b.name} {b.version}" for b in bundles),
+        "authentication": " and ".join(k for k, v in ways.items() if v) or "none: this machine only",
+        "log": kept,
+        "workers": settings.serve_workers,
+        "host": host,
+        "port": port,
+        "pid": os.getpid(),
+    }
 
 # %% ../../nbs/44k_serving.server.ipynb #supervise
 def _supervise(
