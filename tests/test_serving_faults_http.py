@@ -82,7 +82,7 @@ BODIES: dict[str, tuple[bytes, set[int]]] = {
     "null where there must be a value": (rows_with("null"), {422}),
     "a list as a value": (rows_with("[3]"), {422}),
     "an object as a value": (rows_with('{"a": 3}'), {422}),
-    "deep lists": (b"[" * 100_000, {400}),
+    "deep lists": (b"[" * 100_000, {400, 422}),
     "deep lists in a row": (rows_with("[" * 50_000 + "]" * 50_000), {400, 422}),
     "deep objects in a row": (rows_with('{"a":' * 30_000 + "1" + "}" * 30_000), {400, 422}),
     "an unknown field": (GOOD.replace(b'"tenure"', b'"ten"'), {422}),
