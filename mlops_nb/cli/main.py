@@ -15,7 +15,7 @@ import mlops_nb
 from .common import guarded, say
 from .lab import charter_app, lab
 from .model import model
-from .service import service
+from .service import keys_app, service
 from .tables import tables
 from ..core.processes import watch_run
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 for _part in (lab, model, tables, service):
     app.registered_commands += _part.registered_commands
 app.add_typer(charter_app, name="charter")
+app.add_typer(keys_app, name="keys")
 
 
 def _version(

@@ -18,12 +18,12 @@ from .engine import Engine, Request
 from .gateway import HttpError
 from .hot import Handler, Headers, handle, infer, infer_path, predict
 from .http import ClientGone, Message, Receive, Response, Scope, Send, read_body, refused, reply
-from .metrics import STATUSES
+from .metrics import ROUTES, STATUSES, Metrics
 from .recorder import Place
 from .tracing import Tracing
 
 # %% auto #0
-__all__ = ['App', 'keep', 'traced', 'pass_on', 'known_status', 'replay', 'create_app']
+__all__ = ['App', 'summary', 'keep', 'traced', 'pass_on', 'known_status', 'replay', 'create_app']
 
 # %% ../../nbs/44j_serving.app.ipynb #app
 class App:
@@ -53,6 +53,7 @@ class App:
             await self._keeper
         self._keeper = None
         await self.engine.stop()
+        self.engine.events.info("served", worker=self.engine.place.worker, **summary(self.engine.metrics))
         if self.engine.tracing:
             await asyncio.to_thread(self.engine.tracing.close)
 
@@ -102,6 +103,16 @@ class App:
         await receive()
         await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+# %% ../../nbs/44j_serving.app.ipynb #summary
+def summary(
+    metrics: Metrics,
+) -> dict[str, int]:
+    "What became of the requests of all workers so far."
+    asked = {s: sum(metrics.total("requests", r, s) for r in ROUTES[:2]) for s in STATUSES}
+    dropped = metrics.total("log_rows", "dropped")
+    told = {"answered": asked["200"], "refused": sum(asked.values()) - asked["200"], "log_rows_dropped": dropped}
+    return {k: int(v) for k, v in told.items()}
 
 # %% ../../nbs/44j_serving.app.ipynb #keep
 async def keep(

@@ -5,6 +5,7 @@
 # %% ../../nbs/43f_serving.events.ipynb #imports
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import IO, Any
@@ -30,20 +31,37 @@ def event_logger() -> Any:  # A structlog logger: info(event, **fields), warning
         logging.getLogger(NAME), processors=processors, wrapper_class=structlog.stdlib.BoundLogger
     )
 
+# %% ../../nbs/43f_serving.events.ipynb #for-person
+class _ForPerson(logging.Formatter):
+    "Our JSON lines as text."
+
+    def format(self, record: logging.LogRecord) -> str:
+        try:
+            event = json.loads(record.getMessage())
+        except ValueError:
+            return super().format(record)
+        when, trace = event.pop("timestamp", "")[11:19], event.pop("exception", "")
+        level = event.pop("level", "info")
+        head = f"{when} {'' if level == 'info' else level.upper() + ': '}{event.pop('event', '')}"
+        told = ", ".join(f"{k} {v}" for k, v in event.items())
+        return head + (f": {told}" if told else "") + (f"\n{trace}" if trace else "")
+
 # %% ../../nbs/43f_serving.events.ipynb #print
 def print_events(
     stream: IO[str] | None = None,  # Default: standard error
 ) -> None:
-    "Print all events, and what uvicorn complains about, as JSON lines."
+    "Print all events, and what uvicorn and the span exporter complain about, as JSON lines; as text at a terminal."
+    out = stream or sys.stderr
     foreign = structlog.stdlib.ProcessorFormatter(
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
         foreign_pre_chain=_COMMON,
     )
     for name, form, level in (
-        (NAME, logging.Formatter("%(message)s"), logging.INFO),
+        (NAME, _ForPerson() if out.isatty() else logging.Formatter("%(message)s"), logging.INFO),
         ("uvicorn.error", foreign, logging.ERROR),
+        ("opentelemetry", foreign, logging.ERROR),
     ):
-        handler = logging.StreamHandler(stream or sys.stderr)
+        handler = logging.StreamHandler(out)
         handler.setFormatter(form)
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False

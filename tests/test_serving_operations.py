@@ -1,0 +1,353 @@
+"Running the server: who may ask, TLS, spans, the cache, what a host application sees, and how it stops."
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import ipaddress
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from mlops_nb.core.settings import Settings
+from mlops_nb.serving.identity import new_key, revoke_key
+from mlops_nb.serving.log import read_log
+from tests.conftest import Cli
+from tests.serving_bundle import NOT_A_NUMBER, ROW, Running, expected, make_bundle, running
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("bundles"))
+
+
+def ask(server: Running, *rows: dict[str, Any], key: str = "", **more: Any) -> httpx.Response:
+    "A request with rows."
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return server.client.post("/predict", json={"rows": rows or [ROW], **more}, headers=headers)
+
+
+def until(true: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    "Wait for something that happens off the hot path."
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+# Who may ask
+
+
+def pem(private: Any) -> str:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return str(private.public_key().public_bytes(serialization.Encoding.PEM, form).decode())
+
+
+def token(private: Any, algorithm: str, **claims: Any) -> str:
+    said = {"sub": "batch", "roles": ["predict"], "exp": time.time() + 600, "aud": "scoring", **claims}
+    kid = claims.pop("kid", None)
+    said.pop("kid", None)
+    return jwt.encode(said, private, algorithm, headers={"kid": kid} if kid else None)
+
+
+def test_keys_and_tokens_change_while_the_server_runs(bundle: Path, tmp_path: Path) -> None:
+    "Made, revoked, rotated: over a real socket, without a restart, and never by one worker's memory of yesterday."
+    keys, tokens = tmp_path / "keys.json", tmp_path / "tokens.pem"
+    first = new_key(keys, "crm")
+    old, new, foreign = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    tokens.write_text(pem(old))
+    settings = {"serve_keys_file": keys, "serve_jwt_key_file": tokens, "serve_jwt_audience": "scoring"}
+    with running(tmp_path / "run", bundle, **settings) as server:
+        good = token(old, "ES256")
+        assert [ask(server, key=k).status_code for k in (first, good, "", "crm.x", token(foreign, "ES256"))] == [
+            *(200, 200, 401, 401, 401)
+        ]
+        assert ask(server, key=token(old, "ES256", aud="elsewhere")).status_code == 401
+        assert ask(server, key=token(old, "ES256", exp=time.time() - 1)).status_code == 401
+        assert ask(server, key=token(old, "ES256", nbf=time.time() + 60)).status_code == 401
+        assert ask(server, key=token(old, "ES256", roles=["outcomes"])).status_code == 403
+        second = new_key(keys, "erp")
+        until(lambda: ask(server, key=second).status_code == 200)
+        revoke_key(keys, "crm")
+        until(lambda: ask(server, key=first).status_code == 401)
+        assert ask(server, key=token(new, "ES256")).status_code == 401
+        tokens.write_text(pem(old) + pem(new))
+        until(lambda: ask(server, key=token(new, "ES256")).status_code == 200)
+        assert ask(server, key=good).status_code == 200, "both keys hold while they are rotated"
+        tokens.write_text(pem(new))
+        until(lambda: ask(server, key=good).status_code == 401)
+        keys.write_text("{")
+        until(lambda: any(e["event"].startswith("keys cannot be read") for e in server.events()))
+        assert ask(server, key=second).status_code == 200, "a broken file changes nothing"
+        said = server.errors.read_text()
+    assert not any(secret.partition(".")[2] in said for secret in (first, second))
+    assert good not in said
+
+
+def jwks(**keys: Any) -> str:
+    "Public keys as a JWKS document."
+    kinds = {rsa.RSAPrivateKey: ("RSAAlgorithm", "RS256"), ed25519.Ed25519PrivateKey: ("OKPAlgorithm", "EdDSA")}
+    found = []
+    for kid, private in keys.items():
+        name, alg = next(v for k, v in kinds.items() if isinstance(private, k))
+        found.append(
+            {**getattr(jwt.algorithms, name).to_jwk(private.public_key(), as_dict=True), "kid": kid, "alg": alg}
+        )
+    return json.dumps({"keys": found})
+
+
+def test_a_jwks_document_names_its_keys(tmp_path: Path) -> None:
+    from mlops_nb.serving.identity import token_verifier
+
+    a, b = rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate()
+    file = tmp_path / "jwks.json"
+    file.write_text(jwks(a=a, b=b))
+    verify = token_verifier(Settings(serve_jwt_key_file=str(file)))
+    assert verify is not None
+    for private, algorithm, kid, accepted in (
+        (a, "RS256", "a", True),
+        (b, "EdDSA", "b", True),
+        (a, "RS256", None, True),
+        (a, "RS256", "b", False),
+        (a, "RS256", "c", False),
+    ):
+        assert (verify(token(private, algorithm, kid=kid)) is not None) is accepted, (algorithm, kid)
+    shared = "a secret of more than thirty-two bytes, shared"
+    (tmp_path / "secret").write_text(shared + "\n")
+    verify = token_verifier(Settings(serve_jwt_key_file=str(tmp_path / "secret"), serve_jwt_algorithms="HS256"))
+    assert verify is not None
+    assert verify(token(shared, "HS256")) is not None
+    assert verify(token(shared + "x", "HS256")) is None
+
+
+def test_keys_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    made = cli("keys", "make", file, "crm", "--role", "predict", "--role", "outcomes")
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("crm.")
+    assert "shown once" in made.stderr
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert made.stdout.strip().partition(".")[2] not in file.read_text()
+    shown = cli("keys", "list", file)
+    assert ("crm" in shown.stdout, "predict, outcomes" in shown.stdout) == (True, True)
+    assert cli("keys", "revoke", file, "nobody").returncode == 2
+    assert cli("keys", "revoke", file, "crm").returncode == 0
+    assert "no keys" in cli("keys", "list", file).stdout
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    "A certificate for this machine, and its key."
+    folder = tmp_path_factory.mktemp("tls")
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(private.public_key())
+    made = (
+        made.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1)).add_extension(here, False)
+    )
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(made.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key.write_bytes(private.private_bytes(*form))
+    return cert, key
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tls_on_a_real_socket(bundle: Path, certificate: tuple[Path, Path], tmp_path: Path, workers: int) -> None:
+    cert, key = certificate
+    trusting = ssl.create_default_context(cafile=str(cert))
+    settings = {"serve_tls_cert": cert, "serve_tls_key": key, "serve_workers": workers}
+    with running(tmp_path, bundle, scheme="https", verify=trusting, **settings) as server:
+        assert ask(server).json()["predictions"][0]["probability"]["Yes"] == pytest.approx(expected(ROW), abs=1e-6)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{server.port}/v2/health/live", trust_env=False)
+        assert server.stop() == 0
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"SERVE_HOST": "0.0.0.0"}, "there is no authentication"),
+        ({"SERVE_HOST": "no.such.host.invalid"}, "there is no authentication"),
+        ({"SERVE_WORKERS": "0"}, "serve_workers = '0'"),
+        ({"SERVE_KEYS_FILE": "{here}/nothing.json"}, "no such file"),
+        ({"SERVE_KEYS_FILE": "{here}/broken.json"}, "not a keys file"),
+        ({"SERVE_JWT_KEY_FILE": "{here}/short"}, "at least 32 bytes"),
+        ({"SERVE_JWT_KEY_FILE": "{here}/long"}, "cannot verify RS256 or ES256 or EdDSA"),
+        ({"SERVE_JWT_KEY_FILE": "{here}/long", "SERVE_JWT_ALGORITHMS": "HS257"}, "unknown algorithm 'HS257'"),
+        ({"SERVE_TLS_CERT": "{here}/long"}, "TLS needs a certificate and a key"),
+        ({"SERVE_TLS_CERT": "{here}/long", "SERVE_TLS_KEY": "{here}/nothing"}, "no such file"),
+        ({"SERVE_TLS_CERT": "{here}/long", "SERVE_TLS_KEY": "{here}/long"}, "not a certificate and its key"),
+        ({"SERVE_OTEL_ENDPOINT": "collector:4318"}, "is no address"),
+        ({"SERVE_LOG_REDACT": "tenure, salary"}, "no column 'salary'"),
+        ({"SERVE_PROVIDERS": "MagicExecutionProvider"}, "MagicExecutionProvider"),
+        ({"SERVE_CACHE_TTL_S": "0"}, "serve_cache_ttl_s"),
+        ({"SERVE_QUEUE": "1"}, "did you mean"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_no_port(
+    bundle: Path, tmp_path: Path, environ: dict[str, str], message: str
+) -> None:
+    (tmp_path / "broken.json").write_text('{"keys": [{"name": 1}]}')
+    (tmp_path / "short").write_text("secret")
+    (tmp_path / "long").write_text("a secret of more than thirty-two bytes")
+    given = {f"MLOPS_NB_{k}": v.format(here=tmp_path) for k, v in environ.items()}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        command = [sys.executable, "-m", "mlops_nb.serving.server", str(bundle), "--port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=plain() | given)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert not [line for line in done.stderr.splitlines() if '"listening"' in line]
+    assert "Traceback" not in done.stderr
+
+
+def plain() -> dict[str, str]:
+    "The environment without coverage of child processes, which is slow."
+    return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE")}
+
+
+# Spans
+
+
+class Collector(ThreadingHTTPServer):
+    "An OTLP receiver that keeps what it gets."
+
+    def __init__(self, status: int = 200) -> None:
+        super().__init__(("127.0.0.1", 0), _Receive)
+        self.spans: list[Any] = []
+        self.status = status
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/traces"
+
+
+class _Receive(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        data = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            data = gzip.decompress(data)
+        for r in ExportTraceServiceRequest.FromString(data).resource_spans:
+            for s in r.scope_spans:
+                self.server.spans += s.spans
+        self.send_response(self.server.status)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def collecting(status: int = 200) -> Iterator[Collector]:
+    collector = Collector(status)
+    try:
+        yield collector
+    finally:
+        collector.shutdown()
+        collector.server_close()
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+
+
+def test_a_request_continues_its_callers_trace_and_its_batch_is_linked(bundle: Path, tmp_path: Path) -> None:
+    with collecting() as collector:
+        with running(tmp_path, bundle, serve_otel_endpoint=collector.url, serve_otel_ratio=0) as server:
+            headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=1"}
+            reply = server.client.post("/predict", json={"rows": [ROW, ROW]}, headers=headers)
+            told = reply.headers["traceparent"].split("-")
+            refused = server.client.post("/predict", json={"rows": []}, headers=headers)
+            assert refused.status_code == 422
+            ask(server)
+            server.client.post("/predict", json={"rows": [ROW]}, headers={"traceparent": f"00-{TRACE}-{PARENT}-00"})
+            assert server.stop() == 0, "what is left is sent before it ends"
+        spans = collector.spans
+    requests = [s for s in spans if s.name == "POST /predict"]
+    batches = [s for s in spans if s.name == "batch"]
+    assert [len(requests), len(batches)] == [2, 1], "ratio 0: only those whose caller keeps the trace"
+    assert {s.trace_id.hex() for s in requests} == {TRACE}
+    assert {s.parent_span_id.hex() for s in requests} == {PARENT}
+    assert told[1:3] == [TRACE, requests[0].span_id.hex()]
+    assert [link.span_id for link in batches[0].links] == [requests[0].span_id]
+    about = {a.key: a.value for s in requests for a in s.attributes}
+    assert about["http.response.status_code"].int_value == 422
+    assert not any("pro" in str(a.value) for s in spans for a in s.attributes), "no value of a row"
+
+
+@pytest.mark.parametrize("kind", ["refused", "failing"])
+def test_a_collector_that_is_down_disturbs_nobody(bundle: Path, tmp_path: Path, kind: str) -> None:
+    with contextlib.ExitStack() as stack:
+        url = "http://127.0.0.1:9/v1/traces" if kind == "refused" else stack.enter_context(collecting(503)).url
+        with running(tmp_path, bundle, serve_otel_endpoint=url, serve_otel_ratio=1) as server:
+            start = time.monotonic()
+            assert {ask(server).status_code for _ in range(50)} == {200}
+            assert time.monotonic() - start < 10, "nobody waits for it"
+            assert server.stop() == 0
+    assert read_log(tmp_path / "logs").num_rows == 50
+    assert all(line.startswith("{") for line in server.errors.read_text().splitlines()), "no traceback, only events"
+
+
+# The cache
+
+
+def test_a_cached_answer_is_the_versions_own(tmp_path: Path) -> None:
+    old, new = make_bundle(tmp_path / "a"), make_bundle(tmp_path / "b", "base", shift=1.0)
+    with running(tmp_path / "run", old, new, serve_cache_rows=100) as server:
+        rows = [ROW, ROW | {"tenure": 9}, ROW, ROW | {"tenure": NOT_A_NUMBER}]
+        first, second = (ask(server, *rows).json()["predictions"] for _ in range(2))
+        for a, b in zip(first, second, strict=True):
+            assert {**a, "id": 0} == {**b, "id": 0}
+            assert a["id"] != b["id"]
+        assert [p["degraded"] for p in second] == [False, False, False, True]
+        # the third row joins the first; of the second request only the row without an answer is computed again
+        until(lambda: server.metric('cache_rows_total{outcome="hit"}') == 3)
+        assert server.metric('cache_rows_total{outcome="joined"}') == 1
+        assert server.metric('cache_rows_total{outcome="miss"}') == 4
+        server.client.post("/admin/rollback").raise_for_status()
+        assert ask(server).json()["predictions"][0]["probability"]["Yes"] == pytest.approx(expected(ROW, 1.0), abs=1e-6)
+        assert server.stop() == 0
+    log = {r["prediction_id"]: r for r in read_log(tmp_path / "run" / "logs").to_pylist()}
+    kept = [log[p["id"]] for p in first + second]
+    assert [r["level"] for r in kept] == ["primary", "primary", "primary", "rule"] * 2
+    assert [r["in.tenure"] for r in kept] == [3.0, 9.0, 3.0, float(NOT_A_NUMBER)] * 2
+
+
+def test_equal_rows_of_a_batch_are_computed_once(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path)
+    with running(tmp_path / "run", bundle, serve_dedup="on") as server:
+        rows = [ROW | {"tenure": t % 3} for t in range(30)]
+        found = [p["probability"]["Yes"] for p in ask(server, *rows).json()["predictions"]]
+        assert found == pytest.approx([expected(r) for r in rows], abs=1e-6)
+        until(lambda: server.metric("duplicate_rows_total") == 27)
