@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 
-.PHONY: run test test-all sims bench lab docs check lock readme export sync lint types notebooks clean
+.PHONY: run test test-all sims bench soak lab docs check lock readme export sync lint types notebooks clean
 
 run: $(READY)  ## the main job on the churn example
 	@test -f $(WORKSPACE)/charter.toml || $(BIN)/mlops-nb init $(WORKSPACE) --example churn
@@ -51,6 +51,9 @@ sims: $(READY)  ## the statistical claims at full size; tables under nbs/tables
 
 bench: $(READY)  ## the server against its limits in one run; table under nbs/tables
 	$(BIN)/python -m tests.bench
+
+soak: $(READY)  ## ten minutes at 70 % of capacity with a bad client in the room; table under nbs/tables
+	$(BIN)/python -m tests.soak
 
 lab: $(READY)  ## JupyterLab on the workspace
 	@test -f $(WORKSPACE)/charter.toml || $(BIN)/mlops-nb init $(WORKSPACE) --example churn
