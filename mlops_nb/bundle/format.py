@@ -362,7 +362,7 @@ def golden_bytes(
 
 # %% ../../nbs/36_bundle.format.ipynb #golden-read
 MAX_GOLDEN_ROWS = 20_000
-MAX_GOLDEN_BYTES = 256 * 2**20  # uncompressed
+MAX_GOLDEN_BYTES = 64 * 2**20  # uncompressed
 
 
 def _golden_table(

@@ -18,7 +18,7 @@ from ..core.hashing import sha256_bytes
 # %% auto #0
 __all__ = ['FORMAT', 'MANIFEST', 'SIGNATURE', 'BESIDE', 'REQUIRED', 'OPTIONAL', 'MAX_MANIFEST_BYTES', 'MAX_JSON_BYTES',
            'MAX_FILE_BYTES', 'MAX_BYTES', 'MAX_FILES', 'T', 'check_name', 'json_bytes', 'strict_json', 'parsed',
-           'Manifest', 'parse_manifest', 'manifest_bytes']
+           'one_line', 'Manifest', 'parse_manifest', 'manifest_bytes']
 
 # %% ../../nbs/35d_bundle.manifest.ipynb #names
 FORMAT = 1
@@ -91,6 +91,10 @@ def strict_json(
 
 # %% ../../nbs/35d_bundle.manifest.ipynb #parsed
 T = TypeVar("T")
+_READING = (
+    *(InputError, KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError),
+    *(OSError, MemoryError, NotImplementedError, RecursionError),  # pyarrow's, too
+)
 
 
 def parsed(
@@ -102,17 +106,15 @@ def parsed(
         return read()
     except Refused:
         raise
-    except (
-        InputError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        IndexError,
-        OverflowError,
-        RecursionError,
-    ) as e:
-        raise Refused(f"not readable: {e!s:.200}", where=name) from e
+    except _READING as e:
+        raise Refused(f"not readable: {one_line(e)}", where=name) from e
+
+
+def one_line(
+    error: BaseException,
+) -> str:
+    "The beginning of what a third party says."
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 # %% ../../nbs/35d_bundle.manifest.ipynb #entry
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 # %% ../../nbs/37_bundle.parity.ipynb #imports
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .format import Bundle, load_bundle
-from .parts import Signature, Tolerance
+from .manifest import one_line
+from .parts import Signature, Tensor, Tolerance
 from ..core.errors import Refused
 
 # %% auto #0
-__all__ = ['open_graph', 'feed', 'run_graph', 'Parity', 'compare', 'tolerance_for', 'golden_parity', 'verify_bundle']
+__all__ = ['RUN_LIMIT_S', 'open_graph', 'feed', 'run_graph', 'Parity', 'compare', 'tolerance_for', 'golden_parity',
+           'verify_bundle']
 
 # %% ../../nbs/37_bundle.parity.ipynb #open
 def open_graph(
@@ -33,7 +36,7 @@ def open_graph(
         source = model if isinstance(model, bytes) else str(model)
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime has no common base class for its errors
-        raise Refused(f"the graph cannot be loaded: {str(e).splitlines()[0][:300]}", where="model.onnx") from e
+        raise Refused(f"the graph cannot be loaded: {one_line(e)}", where="model.onnx") from e
 
 
 def feed(
@@ -43,16 +46,11 @@ def feed(
     "Shape encoded columns as the graph's tensors; a packed tensor is put together from its columns."
     if signature.form == "packed" and signature.inputs[0].name not in encoded:
         tensor = signature.inputs[0]
-        return {tensor.name: np.column_stack([_typed(v, tensor.numpy) for v in encoded.values()])}
-    return {t.name: _typed(encoded[t.name], t.numpy).reshape(-1, t.width) for t in signature.inputs}
+        return {tensor.name: np.column_stack([Tensor("", tensor.dtype).feed(v) for v in encoded.values()])}
+    return {t.name: t.feed(encoded[t.name]) for t in signature.inputs}
 
-
-def _typed(
-    values: NDArray[Any],
-    dtype: np.dtype[Any],
-) -> NDArray[Any]:
-    "An encoded column in the tensor's type; truth values are encoded as texts."
-    return np.ascontiguousarray(values == "true" if dtype.kind == "b" and values.dtype == object else values, dtype)
+# %% ../../nbs/37_bundle.parity.ipynb #run
+RUN_LIMIT_S = 120.0
 
 
 def run_graph(
@@ -60,9 +58,23 @@ def run_graph(
     encoded: Mapping[str, NDArray[Any]],
     signature: Signature,
 ) -> NDArray[np.float64]:  # [n, k] probabilities or [n, 1] values
-    "The graph's answers."
-    answer = session.run([signature.answer], feed(encoded, signature))[0]
-    return np.asarray(answer, np.float64).reshape(len(answer), -1)
+    "The graph's answers; raises `Refused` when it fails, does not end, or answers with no tensor of rows."
+    feeds, options = feed(encoded, signature), onnxruntime.RunOptions()
+    timer = threading.Timer(RUN_LIMIT_S, lambda: setattr(options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        answer = session.run([signature.answer], feeds, options)[0]
+    except Exception as e:  # onnxruntime has no common base class for its errors
+        why = f"it did not end within {RUN_LIMIT_S:g} s" if options.terminate else one_line(e)
+        raise Refused(f"the graph cannot be run: {why}", where="model.onnx") from e
+    finally:
+        timer.cancel()
+    rows = len(next(iter(feeds.values())))
+    if not isinstance(answer, np.ndarray) or answer.shape[:1] != (rows,) or answer.dtype.kind not in "fiu":
+        told = f"{type(answer).__name__} {getattr(answer, 'shape', '')}".strip()
+        raise Refused(f"the graph answers {told} for {rows} rows", where="model.onnx")
+    return np.asarray(answer, np.float64).reshape(rows, -1)
 
 # %% ../../nbs/37_bundle.parity.ipynb #parity
 @dataclass(frozen=True)

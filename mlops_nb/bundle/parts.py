@@ -69,6 +69,14 @@ class Tensor:
         "The numpy type a caller feeds."
         return np.dtype(object if self.dtype == "string" else self.dtype)
 
+    def feed(
+        self,
+        values: NDArray[Any],  # Encoded; truth values are encoded as texts
+    ) -> NDArray[Any]:  # [n, width]
+        "An encoded column as the graph takes it."
+        known = values == "true" if self.dtype == "bool" and values.dtype == object else values
+        return np.ascontiguousarray(known, self.numpy).reshape(-1, self.width)
+
 # %% ../../nbs/35_bundle.parts.ipynb #signature
 @dataclass(frozen=True)
 class Signature:

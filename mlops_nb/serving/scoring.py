@@ -106,7 +106,7 @@ def feeds_of(
         matrix = np.stack([block.columns[n] for n in names], axis=1) if block.matrix is None else block.matrix
         return {inputs[0].name: matrix.astype(inputs[0].numpy, copy=False)}
     columns = bundle.with_derived(block.columns) if bundle.derive else block.columns
-    return {t.name: columns[t.name].astype(t.numpy, copy=False).reshape(-1, 1) for t in inputs}
+    return {t.name: t.feed(columns[t.name]) for t in inputs}
 
 # %% ../../nbs/42b_serving.scoring.ipynb #finish
 def finish(
