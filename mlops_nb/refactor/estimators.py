@@ -250,7 +250,7 @@ def iterated(
     "What a loop goes over: a splitter of old gives its folds without being asked."
     return _pairs(m, node) if any(o.kind == "splitter" for o in objects_of(m, value)) else value
 
-
+# %% ../../nbs/32d_refactor.estimators.ipynb #resampled
 def resampled(
     m: Machine,
     obj: Object,
@@ -335,7 +335,7 @@ def call_methods(
     found = [(m.objects[n], name) for n, name in value.methods if n in m.objects]
     return [call_estimator(m, obj, Call(node, name, args=args)) for obj, name in found]
 
-
+# %% ../../nbs/32d_refactor.estimators.ipynb #attribute
 def attribute_of(
     m: Machine,
     obj: Object,

@@ -13,7 +13,7 @@ from typing import Any
 
 from .knowledge import SPLITTERS
 from .names import ANNOTATION, KNOWN, mentions
-from .source import Cell, Source
+from .source import TOO_DEEP, Cell, Source
 
 # %% auto #0
 __all__ = ['Rule', 'LONG_CELL', 'SEVERITY', 'Violation', 'syntax_errors', 'magics', 'undefined_names', 'execution_order',
@@ -59,7 +59,9 @@ def syntax_errors(
 ) -> Iterator[Violation]:
     "Cells that do not parse."
     for cell in source.code:
-        if cell.tree is None and cell.error and cell.code.strip():
+        if cell.error and cell.error[1] == TOO_DEEP:
+            yield Violation("not-analysed", cell.number, 1)
+        elif cell.tree is None and cell.error and cell.code.strip():
             yield Violation("syntax-error", cell.number, cell.error[0], {"message": cell.error[1]})
 
 
@@ -336,11 +338,23 @@ def long_cells(
             yield Violation("long-cell", cell.number, 1, {"lines": len(lines), "limit": LONG_CELL})
 
 
+def _is_switched_off(
+    cell: Cell,
+) -> bool:
+    "Whether all of a cell stands under `if False:`."
+    body = cell.tree.body if cell.tree is not None else []
+    return bool(body) and all(
+        isinstance(s, ast.If) and isinstance(s.test, ast.Constant) and not s.test.value and not s.orelse for s in body
+    )
+
+
 def dead_cells(
     source: Source,
 ) -> Iterator[Violation]:
-    "Code that was commented out as a whole."
+    "Code that was commented out or switched off as a whole."
     for cell in source.code:
+        if _is_switched_off(cell):
+            yield Violation("dead-cell", cell.number, 1, {})
         lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
         if (
             len(lines) < 2
@@ -362,6 +376,7 @@ SEVERITY: Mapping[str, str] = {
     "used-before-definition": "error",
     "deleted-name": "error",
     "secret": "error",
+    "not-analysed": "warning",
     "execution-order": "warning",
     "magic": "warning",
     "absolute-path": "warning",
@@ -371,6 +386,9 @@ SEVERITY: Mapping[str, str] = {
     "captured-global": "warning",
     "long-cell": "note",
     "dead-cell": "note",
+    "print-result": "note",
+    "unpinned-import": "note",
+    "unrun-cell": "note",
 }
 _RULES: tuple[Rule, ...] = (
     syntax_errors, undefined_names, execution_order, captured_globals, magics, absolute_paths, secrets, network_calls,

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..core.display import Table
 from ..core.messages import Message, label
+from .habits import printed_results, unpinned_imports, unrun_cells
 from .hygiene import SEVERITY, Violation, violations
-from .leakage import Leak, leaks_of
+from .leakage import Leak, analysis_of
 from .source import Source, read_source
 
 # %% auto #0
@@ -141,14 +142,19 @@ def _of_leak(
     "A leak as a finding."
     place = _place(source, *leak.site, Message(f"inspect.{leak.rule}", {"what": leak.what}))
     flow = tuple(_place(source, *s.site, Message(s.key, {"what": s.what})) for s in leak.flow)
-    return Finding(leak.rule, "error", place, Message(f"inspect.fix.{leak.rule}", {"what": leak.what}), flow)
+    severity = "error" if leak.rule.startswith("leakage") else "note"
+    return Finding(leak.rule, severity, place, Message(f"inspect.fix.{leak.rule}", {"what": leak.what}), flow)
 
 # %% ../../nbs/34b_refactor.inspection.ipynb #inspect
 def inspect_source(
     source: Source,
 ) -> Report:
     "Inspect cells that were read already."
-    found = [_of_violation(source, v) for v in violations(source)] + [_of_leak(source, k) for k in leaks_of(source)]
+    analysis = analysis_of(source)
+    habits = [*printed_results(source), *unpinned_imports(source), *unrun_cells(source)]
+    given_up = [Violation("not-analysed", cell, 1) for cell, _ in analysis.unfinished]
+    found = [_of_violation(source, v) for v in (*violations(source), *habits, *given_up)]
+    found += [_of_leak(source, leak) for leak in analysis.leaks]
     ordered = tuple(sorted(found, key=lambda f: (f.place.cell, f.place.line, f.rule)))
     return Report(str(source.path), ordered, len(source.cells), source.kind)
 

@@ -17,7 +17,8 @@ from typing import Any
 from ..core.errors import InputError
 
 # %% auto #0
-__all__ = ['MAX_REPAIRED', 'Magic', 'Cell', 'without_magics', 'code_cell', 'Source', 'read_source', 'source_of']
+__all__ = ['MAX_MAGIC', 'MAX_NESTING', 'TOO_DEEP', 'MAX_REPAIRED', 'Magic', 'Cell', 'without_magics', 'code_cell', 'Source',
+           'read_source', 'source_of']
 
 # %% ../../nbs/30_refactor.source.ipynb #cell
 @dataclass(frozen=True)
@@ -72,10 +73,15 @@ _ASSIGNED = re.compile(r"(\s*[\w\s,.\[\]'\"]+=\s*)[%!](?!=).*$")
 _PYTHON_BODY = re.compile(r"\s*%%(time|timeit|capture|prun|memit|mprun|snakeviz)\b")
 
 
+MAX_MAGIC = 5_000  # characters; a longer line is data
+
+
 def _blank(
     line: str,
 ) -> str | None:  # Python of the same indentation; None when the line is no magic
     "What stands in the place of a magic."
+    if len(line) > MAX_MAGIC:
+        return None
     if assigned := _ASSIGNED.match(line):
         return f"{assigned[1]}[]"
     if _MAGIC.match(line) and not line.lstrip().startswith("#"):
@@ -96,6 +102,20 @@ def without_magics(
     return "\n".join(line if b is None else b for line, b in zip(lines, blanked, strict=True)), tuple(found)
 
 # %% ../../nbs/30_refactor.source.ipynb #parse
+MAX_NESTING = 250  # levels of a syntax tree that are followed
+TOO_DEEP = "nested too deeply"
+
+
+def _nesting(
+    tree: ast.AST,
+) -> int:
+    "Levels of a syntax tree."
+    level, depth = [tree], 0
+    while level and depth <= MAX_NESTING:
+        level, depth = [child for node in level for child in ast.iter_child_nodes(node)], depth + 1
+    return depth
+
+
 def _parse(
     source: str,
 ) -> tuple[ast.Module | None, tuple[int, str] | None]:
@@ -103,13 +123,16 @@ def _parse(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # '\d' in a plain text
-            return ast.parse(source), None
+            tree = ast.parse(source)
+        return (tree, None) if _nesting(tree) <= MAX_NESTING else (None, (1, TOO_DEEP))
     except SyntaxError as e:
         return None, (e.lineno or 1, e.msg)
-    except (ValueError, RecursionError, MemoryError) as e:  # null bytes, absurd nesting
-        return None, (1, str(e) or type(e).__name__)
+    except (RecursionError, MemoryError):
+        return None, (1, TOO_DEEP)
+    except ValueError as e:  # null bytes
+        return None, (1, str(e))
 
-
+# %% ../../nbs/30_refactor.source.ipynb #repair
 MAX_REPAIRED = 50_000  # characters
 _OLD_PRINT = re.compile(r"^(\s*)print(?![\w(])[ \t]*(?:>>[^,\n]+,)?([^\n#;]*?),?[ \t]*$", re.MULTILINE)
 _OLD_EXCEPT = re.compile(r"^(\s*except\s+[\w.() ,]+?),\s*(\w+)\s*:", re.MULTILINE)
@@ -139,7 +162,7 @@ def _with_cell_magics(
             body += hidden.body if hidden else []
     tree.body[:] = body
 
-
+# %% ../../nbs/30_refactor.source.ipynb #code-cell
 def code_cell(
     number: int,
     source: str,

@@ -173,25 +173,6 @@ def _applied(
     return derive(data, *results)
 
 # %% ../../nbs/32e_refactor.tables.ipynb #data-method
-_JOINS = (
-    "merge",
-    "join",
-    "map",
-    "fillna",
-    "replace",
-    "where",
-    "mask",
-    "isin",
-    "combine_first",
-    "assign",
-    "div",
-    "sub",
-    "mul",
-    "add",
-)
-_APPLIES = ("apply", "applymap", "map", "assign", "pipe", "transform", "agg", "aggregate", "progress_apply")
-
-
 COLUMN = "@column"  # the rows of `pl.col("a")`: those of the table it will be used with
 
 
@@ -201,8 +182,7 @@ def _of_table(
 ) -> Value:
     "Column expressions, bound to the rows of the table they are used with."
     bound = frozenset(
-        replace(k, rows=data.rows) if not k.rows or any(r.origin == COLUMN for r in k.rows) else k
-        for k in others.learned
+        replace(k, rows=data.rows) if any(r.origin == COLUMN for r in k.rows) else k for k in others.learned
     )
     return replace(others, learned=bound)
 
@@ -222,6 +202,25 @@ def _end_of(
     return ("slice", slices[call.name]) if call.name in slices else None
 
 
+def _narrowed(
+    call: Call,
+    data: Value,
+    others: Value,
+) -> Value | None:  # None when it is no such method
+    "Methods that keep some of the rows."
+    name, first = call.name, call.arg(0)
+    if (end := _end_of(call)) and not (name == "take" and others.is_data):
+        return replace(data, rows=cut(data.rows, [end]))
+    if name in ("query", "filter") and first.const is not None:
+        return replace(data, rows=cut(data.rows, [("query", str(first.const))]))
+    if name == "drop" and any(v.is_index for v in call.every):
+        return replace(data, rows=cut(data.rows, difference(data.rows, others.rows)))
+    return data if name == "filter" else None
+
+# %% ../../nbs/32e_refactor.tables.ipynb #changed
+_APPLIES = ("apply", "applymap", "map", "assign", "pipe", "transform", "agg", "aggregate", "progress_apply")
+
+
 def _changed(
     m: Machine,
     call: Call,
@@ -235,16 +234,10 @@ def _changed(
         return _grouped(m, call, data)
     if name in ("groupby", "group_by"):
         return replace(data, grouped=True)
-    if (end := _end_of(call)) and not (name == "take" and others.is_data):
-        return replace(data, rows=cut(data.rows, [end]))
-    if name in ("query", "filter") and call.arg(0).const is not None:
-        return replace(data, rows=cut(data.rows, [("query", str(call.arg(0).const))]))
-    if name == "filter":
-        return data
+    if (some := _narrowed(call, data, others)) is not None:
+        return some
     if name == "sample":
         return sample(m, call, data)
-    if name == "drop" and any(v.is_index for v in call.every):
-        return replace(data, rows=cut(data.rows, difference(data.rows, others.rows)))
     if name == "append":
         return concat(m, replace(call, args=(listed(data, *call.args),), kwargs={}))
     if name in WHOLE_COLUMN and not _along_rows(call):
