@@ -11,22 +11,22 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .cascade import Scored
 from .engine import Engine, Reply, Request, answer_by, refuse
 from .gateway import HttpError
 from .heads import Head
 from .hot import admit, arm_headers, broken, count, infer, predict, respond
 from .http import Header, Response, refused
 from .protocol import Ask
-from .quick import QuickRows, QuickTensor, quick_rows, quick_tensor
+from .quick import quick_rows, quick_tensor
 from .routing import Arm, choose
 from .rows import Block
 from .version import Version
 from .wording import Wording
 
 # %% auto #0
-__all__ = ['Opening', 'Caller', 'Ticket', 'Counter', 'Desk', 'ask_of', 'opening_of']
+__all__ = ['Opening', 'Caller', 'Ticket', 'request_of', 'alone', 'opening_of', 'Counter', 'ask_of', 'together', 'Desk', 'by_arm']
 
 # %% ../../nbs/44ha_serving.desk.ipynb #ticket
 class Opening:
@@ -58,169 +58,86 @@ class Ticket:
         self.tag: str | None = None  # the unit of a row by name, the caller's id of a tensor
         self.gone = False
 
+# %% ../../nbs/44ha_serving.desk.ipynb #alone
+def request_of(
+    ticket: Ticket,
+    started: float,  # Clock of `time.monotonic`
+    engine: Engine,
+) -> Request:
+    "A ticket as the engine knows requests."
+    return Request(ticket.head.route, ticket.uid, ticket.id, started, engine.settings.serve_deadline_ms / 1e3)
+
+
+async def alone(
+    engine: Engine,
+    ticket: Ticket,  # Admitted, unless there is an error
+    error: HttpError | None = None,  # It is refused already
+) -> None:
+    "Answer one request the general way."
+    request = request_of(ticket, time.monotonic(), engine)
+    response = await respond(engine, request, _generally(engine, ticket, request, error))
+    engine.in_flight -= 1
+    count(engine, request.route, response.status, time.monotonic() - request.started)
+    ticket.caller.answered(ticket, opening_of(response), response.body)
+
+
+async def _generally(
+    engine: Engine,
+    ticket: Ticket,
+    request: Request,
+    error: HttpError | None,
+) -> Response:
+    head = ticket.head
+    if error is not None:
+        raise error
+    if head.route == "predict":
+        return await predict(engine, request, head.headers, ticket.body)
+    return await infer(engine, request, head.headers, ticket.body, head.model)
+
+
+def opening_of(
+    response: Response,
+) -> Opening:
+    "What precedes a body."
+    return Opening(response.status, [(b"content-type", response.content_type), *response.headers])
+
 # %% ../../nbs/44ha_serving.desk.ipynb #quick
 class Counter:
-    "The quick decoders of the champion; they change with it."
+    "The quick decoders of the champion, and the wording of those who answer; both change with it."
 
     def __init__(self, version: Version) -> None:
         self.version = version
-        self.decoders: dict[str, QuickRows | QuickTensor | None] = {
-            "predict": quick_rows(version.bundle),
-            "infer": quick_tensor(version.bundle),
-        }
+        self._rows, self._tensor = quick_rows(version.bundle), quick_tensor(version.bundle)
+        self._words: dict[Arm, tuple[Opening, Wording]] = {}
 
-# %% ../../nbs/44ha_serving.desk.ipynb #desk
-class Desk:
-    "Answers single rows, together with whatever came in the same turn."
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._loop = engine, asyncio.get_running_loop()
-        self._timeout_s = engine.settings.serve_deadline_ms / 1e3
-        self.longest = min(engine.settings.serve_body_limit_bytes, 2**16)  # bytes of a body that may come here
-        self._counter: Counter | None = None
-        self._waiting: list[Ticket] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._openings: dict[Arm, tuple[Opening, Wording]] = {}
-
-    @property
-    def open(self) -> bool:
-        "Whether requests may come; with spans, each request has its own way."
-        return self._engine.tracing is None
-
-    def take(self, ticket: Ticket, client: str) -> None:
-        "Let a request in and queue it for this turn, or send it the general way."
-        engine, head = self._engine, ticket.head
-        engine.in_flight += 1
-        try:
-            admit(engine, head.headers, client)
-        except HttpError as e:
-            return self._start(self._alone(ticket, e))
-        counter = self._counter
-        if counter is None or counter.version is not engine.fleet.champion:
-            counter = self._open_counter()
-        decoder = counter.decoders[head.route] if not head.model or head.model in engine.fleet.names else None
+    def read(self, ticket: Ticket) -> bool:  # Whether it is beyond doubt, as far as one row tells
+        "Decode a request."
+        decoder = self._tensor if ticket.head.model else self._rows
         read = decoder.read(ticket.body) if decoder else None
         if read is None:
-            return self._start(self._alone(ticket, None))
+            return False
         ticket.row, ticket.tag = read
-        if not self._waiting:
-            self._loop.call_soon(self._turn)
-        self._waiting.append(ticket)
+        return True
 
-    def _open_counter(self) -> Counter:
-        champion = self._engine.fleet.champion
-        assert champion is not None, "nobody is admitted before there is a champion"
-        self._counter = Counter(champion)
-        self._openings = {}
-        return self._counter
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _turn(self) -> None:
-        "End of a turn: sort what came, and begin to answer."
-        tickets, self._waiting, started = self._waiting, [], time.monotonic()
-        present = [t for t in tickets if not t.gone]
-        self._engine.in_flight -= len(tickets) - len(present)
-        for route in ("infer", "predict"):
-            for arm, group in self._by_arm([t for t in present if t.head.route == route]):
-                self._begin(route, arm, group, started)
-
-    def _by_arm(self, tickets: list[Ticket]) -> list[tuple[Arm, list[Ticket]]]:
-        "Who answers whom."
-        routes = self._engine.fleet.routes
-        assert routes is not None, "routes are read before anything is ready"
-        if len(routes.arms) == 1 or not tickets:
-            return [(routes.arms[0], tickets)] if tickets else []
-        found: dict[Arm, list[Ticket]] = {}
-        for t in tickets:
-            unit = t.tag if t.head.route == "predict" else None
-            found.setdefault(choose(routes, unit or t.id), []).append(t)
-        return list(found.items())
-
-    def _begin(self, route: str, arm: Arm, tickets: list[Ticket], started: float) -> None:
-        "Encode rows, take out those that need a closer look, and answer the others in pieces."
-        assert self._counter is not None, "a ticket was taken"
-        decoder = self._counter.decoders[route]
-        assert decoder is not None, "a ticket was decoded"
-        block = decoder.block([t.row for t in tickets])
-        if isinstance(decoder, QuickTensor):
-            tickets, block = self._unsuspected(decoder, tickets, block)
-        version = self._engine.fleet.versions[arm.version]
-        size = version.cascade.levels[0].batcher.limits.batch_rows
-        for i in range(0, len(tickets), size):
-            piece = block if len(tickets) <= size else block[i : i + size]
-            self._start(self._together(route, arm, version, tickets[i : i + size], piece, started))
-
-    def _unsuspected(self, decoder: QuickTensor, tickets: list[Ticket], block: Block) -> tuple[list[Ticket], Block]:
-        "The rows within all bounds; the others take the general way."
+    def encode(self, route: str, tickets: list[Ticket]) -> tuple[Block, NDArray[np.bool_] | None]:
+        "The rows of many, and which of them need a closer look."
+        rows = [t.row for t in tickets]
+        if route == "predict":
+            assert self._rows is not None, "a row was decoded"
+            return self._rows.block(rows), None
+        assert self._tensor is not None, "a tensor was decoded"
+        block = self._tensor.block(rows)
         assert block.matrix is not None, "tensors are packed"
-        if (odd := decoder.suspects(block.matrix)) is None:
-            return tickets, block
-        for place in np.flatnonzero(odd).tolist():
-            self._start(self._alone(tickets[place], None))
-        good = [tickets[place] for place in np.flatnonzero(~odd).tolist()]
-        return good, Block(None, len(good), matrix=block.matrix[~odd], names=block.names)
+        return block, self._tensor.suspects(block.matrix)
 
-    async def _together(
-        self, route: str, arm: Arm, version: Version, tickets: list[Ticket], block: Block, started: float
-    ) -> None:
-        "Answer a piece, or refuse all of it."
-        engine, n = self._engine, len(tickets)
-        ask, request = ask_of(route, tickets, block), _request(tickets[0], started, self._timeout_s)
-        try:
-            opening, bodies = self._worded(route, await answer_by(engine, arm, version, ask, request), ask, tickets)
-        except HttpError as e:
-            await refuse(engine, request, e, ask)
-            opening, bodies = _shared(refused(e, v2=route == "infer"), n)
-        except Exception:
-            opening, bodies = _shared(broken(engine, request), n)
-        engine.in_flight -= n
-        count(engine, route, opening.status, time.monotonic() - started, n)
-        for ticket, body in zip(tickets, bodies, strict=True):
-            ticket.caller.answered(ticket, opening, body)
-
-    def _worded(self, route: str, reply: Reply, ask: Ask, tickets: list[Ticket]) -> tuple[Opening, list[bytes]]:
-        "The answers of a piece."
-        known = self._openings.get(reply.arm)
-        if known is None:
+    def words(self, reply: Reply) -> tuple[Opening, Wording]:
+        "How those who answered say it."
+        if reply.arm not in self._words:
             opening = opening_of(Response(b"", headers=arm_headers(reply)))
-            known = self._openings[reply.arm] = opening, Wording(reply.bundle, reply.arm)
-        opening, wording = known
-        bodies: list[bytes] = []
-        for part in reply.scored:
-            rows = slice(part.offset, part.offset + part.rows)
-            bodies += _bodies(wording, route, part, ask, tickets[rows], rows)
-        return opening, bodies
+            self._words[reply.arm] = opening, Wording(reply.bundle, reply.arm)
+        return self._words[reply.arm]
 
-    async def _alone(self, ticket: Ticket, error: HttpError | None) -> None:
-        "The general way for one request that is read and admitted, or refused."
-        engine, head = self._engine, ticket.head
-        request = _request(ticket, time.monotonic(), self._timeout_s)
-        response = await respond(engine, request, self._generally(ticket, request, error))
-        engine.in_flight -= 1
-        count(engine, head.route, response.status, time.monotonic() - request.started)
-        ticket.caller.answered(ticket, opening_of(response), response.body)
-
-    async def _generally(self, ticket: Ticket, request: Request, error: HttpError | None) -> Response:
-        head = ticket.head
-        if error is not None:
-            raise error
-        if head.route == "predict":
-            return await predict(self._engine, request, head.headers, ticket.body)
-        return await infer(self._engine, request, head.headers, ticket.body, head.model)
-
-# %% ../../nbs/44ha_serving.desk.ipynb #pieces
-def _request(
-    ticket: Ticket,
-    started: float,
-    timeout_s: float,
-) -> Request:
-    return Request(ticket.head.route, ticket.uid, ticket.id, started, timeout_s)
-
-
+# %% ../../nbs/44ha_serving.desk.ipynb #together
 def ask_of(
     route: str,
     tickets: Sequence[Ticket],
@@ -233,25 +150,48 @@ def ask_of(
     return Ask(block, n, [()] * n, units, ids=ids, request_ids=[t.id for t in tickets])
 
 
+async def together(
+    engine: Engine,
+    counter: Counter,
+    version: Version,
+    arm: Arm,
+    tickets: Sequence[Ticket],  # Of one route
+    block: Block,
+    started: float,
+) -> None:
+    "Answer a piece, or refuse all of it."
+    route, n = tickets[0].head.route, len(tickets)
+    ask, request = ask_of(route, tickets, block), request_of(tickets[0], started, engine)
+    try:
+        opening, bodies = _bodies(counter, await answer_by(engine, arm, version, ask, request), ask, tickets)
+    except HttpError as e:
+        await refuse(engine, request, e, ask)
+        opening, bodies = _shared(refused(e, v2=route == "infer"), n)
+    except Exception:
+        opening, bodies = _shared(broken(engine, request), n)
+    engine.in_flight -= n
+    count(engine, route, opening.status, time.monotonic() - started, n)
+    for ticket, body in zip(tickets, bodies, strict=True):
+        ticket.caller.answered(ticket, opening, body)
+
+
 def _bodies(
-    wording: Wording,
-    route: str,
-    part: Scored,
+    counter: Counter,
+    reply: Reply,
     ask: Ask,
-    tickets: Sequence[Ticket],  # Of the part
-    rows: slice,  # Of the part
-) -> list[bytes]:
-    "The bodies of the answers."
-    if route == "predict":
-        return wording.rows(part, ask.request_ids[rows], ask.ids[rows])
-    return wording.tensors(part, ask.request_ids[rows], [t.uid for t in tickets], [t.tag for t in tickets])
-
-
-def opening_of(
-    response: Response,
-) -> Opening:
-    "What precedes a body."
-    return Opening(response.status, [(b"content-type", response.content_type), *response.headers])
+    tickets: Sequence[Ticket],
+) -> tuple[Opening, list[bytes]]:
+    "The answers of a piece."
+    opening, wording = counter.words(reply)
+    bodies: list[bytes] = []
+    for part in reply.scored:
+        rows = slice(part.offset, part.offset + part.rows)
+        names, mine = ask.request_ids[rows], tickets[rows]
+        if mine[0].head.route == "predict":
+            bodies += wording.rows(part, names, ask.ids[rows])
+        else:
+            bodies += wording.tensors(part, names, [t.uid for t in mine], [t.tag for t in mine])
+    return opening, bodies
 
 
 def _shared(
@@ -260,3 +200,81 @@ def _shared(
 ) -> tuple[Opening, list[bytes]]:
     "One answer for all."
     return opening_of(response), [response.body] * n
+
+# %% ../../nbs/44ha_serving.desk.ipynb #desk
+class Desk:
+    "Collects the single rows of a turn of the loop, and has them answered."
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._loop = engine, asyncio.get_running_loop()
+        self.longest = min(engine.settings.serve_body_limit_bytes, 2**16)  # bytes of a body that may come here
+        self.open = engine.tracing is None  # with spans, each request has a way of its own
+        self._counter: Counter | None = None
+        self._waiting: list[Ticket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, ticket: Ticket, client: str) -> None:
+        "Let a request in and queue it for this turn, or send it the general way."
+        engine, head = self._engine, ticket.head
+        engine.in_flight += 1
+        try:
+            admit(engine, head.headers, client)
+        except HttpError as e:
+            return self._start(alone(engine, ticket, e))
+        if (head.model and head.model not in engine.fleet.names) or not self._current().read(ticket):
+            return self._start(alone(engine, ticket))
+        if not self._waiting:
+            self._loop.call_soon(self._turn)
+        self._waiting.append(ticket)
+
+    def _current(self) -> Counter:
+        champion = self._engine.fleet.champion
+        assert champion is not None, "nobody is admitted before there is a champion"
+        if self._counter is None or self._counter.version is not champion:
+            self._turn()  # who was read by the old champion's contract is encoded by it too
+            self._counter = Counter(champion)
+        return self._counter
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _turn(self) -> None:
+        "End of a turn: sort what came, and begin to answer."
+        tickets, self._waiting, started = self._waiting, [], time.monotonic()
+        present = [t for t in tickets if not t.gone]
+        self._engine.in_flight -= len(tickets) - len(present)
+        for arm, group in by_arm(self._engine, present):
+            self._begin(arm, group, started)
+
+    def _begin(self, arm: Arm, tickets: list[Ticket], started: float) -> None:
+        "Encode rows, take out those that need a closer look, and answer the others in pieces."
+        counter, version = self._counter, self._engine.fleet.versions[arm.version]
+        assert counter is not None, "a ticket was read"
+        block, odd = counter.encode(tickets[0].head.route, tickets)
+        if odd is not None:
+            for place in np.flatnonzero(odd).tolist():
+                self._start(alone(self._engine, tickets[place]))
+            tickets = [tickets[place] for place in np.flatnonzero(~odd).tolist()]
+            block = Block(None, len(tickets), matrix=block.matrix[~odd], names=block.names)  # type: ignore[index]
+        size = version.cascade.levels[0].batcher.limits.batch_rows
+        for i in range(0, len(tickets), size):
+            piece = block if len(tickets) <= size else block[i : i + size]
+            mine = tickets[i : i + size]
+            self._start(together(self._engine, counter, version, arm, mine, piece, started))
+
+# %% ../../nbs/44ha_serving.desk.ipynb #by-arm
+def by_arm(
+    engine: Engine,
+    tickets: Sequence[Ticket],
+) -> list[tuple[Arm, list[Ticket]]]:  # Each group of one route
+    "Who answers whom."
+    routes = engine.fleet.routes
+    assert routes is not None, "routes are read before anything is ready"
+    found: dict[tuple[str, Arm], list[Ticket]] = {}
+    for t in tickets:
+        unit = t.id if t.head.model or t.tag is None else t.tag
+        arm = routes.arms[0] if len(routes.arms) == 1 else choose(routes, unit)
+        found.setdefault((t.head.route, arm), []).append(t)
+    return [(arm, group) for (_, arm), group in found.items()]

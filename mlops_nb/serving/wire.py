@@ -15,7 +15,7 @@ from .engine import Engine
 from .heads import Heads
 
 # %% auto #0
-__all__ = ['Lobby', 'Wire', 'wired']
+__all__ = ['Lobby', 'Connection', 'Wire', 'wired']
 
 # %% ../../nbs/44hb_serving.wire.ipynb #lobby
 class Lobby:
@@ -32,73 +32,15 @@ class Lobby:
             self._desk = Desk(self.engine)
         return self._desk
 
-# %% ../../nbs/44hb_serving.wire.ipynb #wire
-_END = b"\r\n\r\n"
+# %% ../../nbs/44hb_serving.wire.ipynb #connection
+class Connection(HttpToolsProtocol):  # type: ignore[misc]
+    "uvicorn's protocol, with what the short way has to know."
 
-
-class Wire(HttpToolsProtocol):  # type: ignore[misc]
-    "uvicorn's protocol, with a short way for plain requests."
-
-    def __init__(self, *args: Any, lobby: Lobby, **more: Any) -> None:
+    def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._heads, self._desk, self._engine = lobby.heads, lobby.desk, lobby.engine
-        self._ticket: Ticket | None = None
-        self._ahead = b""  # what came before its turn
+        self._ticket: Ticket | None = None  # being answered the short way
         self._inside = self._ending = False  # the parser is within a request; close after the answer
-        self._spoke = 0.0  # when the last answer went out
-        self._quick = self._desk.open and not self.root_path and self.limit_concurrency is None
-        self._client = ""
-
-    def connection_made(self, transport: Any) -> None:
-        "A new connection."
-        super().connection_made(transport)
-        self._client = self.client[0] if self.client else ""
-
-    def data_received(self, data: bytes) -> None:
-        "Bytes from the client: to the desk if they are one plain request, else to the parser."
-        if self._ticket is not None or self._ahead or self.flow.write_paused:
-            self._ahead += data
-            self.flow.pause_reading()
-        elif not self._short_way(data):
-            super().data_received(data)
-
-    def _short_way(self, data: bytes) -> bool:  # Whether it was taken
-        if self._inside or not self._quick or (self.cycle is not None and not self.cycle.response_complete):
-            return False
-        end = data.find(_END) + 4
-        head = self._heads.read(data[:end]) if end > 3 else None
-        if head is None or head.length > self._desk.longest or len(data) < end + head.length:
-            return False
-        end_of_body = end + head.length
-        if len(data) > end_of_body:
-            self._ahead = data[end_of_body:]
-            self.flow.pause_reading()
-        self._ticket = ticket = Ticket(self, head, data[end:end_of_body], self._engine.new_uid())
-        self._desk.take(ticket, self._client)
-        return True
-
-    def answered(self, ticket: Ticket, opening: Opening, body: bytes) -> None:
-        "Write an answer and turn to what came in the meantime."
-        if self._ticket is not ticket:  # the client has left
-            return
-        self._ticket = None
-        self._ending = self._ending or self._engine.draining
-        self.transport.write(_rendered(ticket, opening, body, self._ending))
-        self.server_state.total_requests += 1
-        self._spoke = self.loop.time()
-        if self._ending:
-            self.transport.close()
-        elif self._ahead:
-            self.loop.call_soon(self._next)
-        elif self.timeout_keep_alive_task is None:
-            self._watch(self.timeout_keep_alive)
-
-    def _next(self) -> None:
-        "Take up what was sent ahead."
-        if self._ahead and self._ticket is None and not self.transport.is_closing() and not self.flow.write_paused:
-            data, self._ahead = self._ahead, b""
-            self.flow.resume_reading()
-            self.data_received(data)
+        self._spoke = 0.0  # when the last answer went out the short way
 
     def on_message_begin(self) -> None:
         "The parser enters a request."
@@ -110,19 +52,10 @@ class Wire(HttpToolsProtocol):  # type: ignore[misc]
         self._inside = False
         super().on_message_complete()
 
-    def resume_writing(self) -> None:
-        "The client reads again."
-        super().resume_writing()
-        self._next()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        "The client has left; its row is dropped if nobody has begun with it."
-        if self._ticket is not None:
-            self._ticket.gone = True
-            self._ticket = None
-        self._ahead = b""
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()
+    def between_requests(self) -> bool:
+        "Whether the next byte begins a request, and nothing is being answered."
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle and not self._inside and self._ticket is None
 
     def shutdown(self) -> None:
         "Close now, or after the answer that is under way."
@@ -131,16 +64,86 @@ class Wire(HttpToolsProtocol):  # type: ignore[misc]
         else:
             super().shutdown()
 
-    def _watch(self, seconds: float) -> None:
+    def watch(self, seconds: float) -> None:
+        "Look in so many seconds whether the connection is silent."
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def timeout_keep_alive_handler(self) -> None:
-        "Close a connection that has been silent; setting a timer a request anew would cost more than one look."
+        "Close a connection that has been silent."
         left = self._spoke + self.timeout_keep_alive - self.loop.time()
         if self._ticket is not None or left > 0:
-            self._watch(max(left, 1.0))
+            self.watch(max(left, 1.0))
         else:
             super().timeout_keep_alive_handler()
+
+# %% ../../nbs/44hb_serving.wire.ipynb #wire
+_END = b"\r\n\r\n"
+
+
+class Wire(Connection):
+    "A connection with a short way for plain requests."
+
+    def __init__(self, *args: Any, lobby: Lobby, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._heads, self._desk, self._engine = lobby.heads, lobby.desk, lobby.engine
+        self._ahead = b""  # what came before its turn
+        self._quick = self._desk.open and not self.root_path and self.limit_concurrency is None
+
+    def data_received(self, data: bytes) -> None:
+        "Bytes from the client: to the desk if they are one plain request, else to the parser."
+        if self._ticket is not None or self._ahead or self.flow.write_paused:
+            self._ahead += data
+            self.flow.pause_reading()
+        elif not (self._quick and self.between_requests() and self._short_way(data)):
+            super().data_received(data)
+
+    def _short_way(self, data: bytes) -> bool:  # Whether it was taken
+        end = data.find(_END) + 4
+        head = self._heads.read(data[:end]) if end > 3 else None
+        if head is None or head.length > self._desk.longest or len(data) < end + head.length:
+            return False
+        end_of_body = end + head.length
+        if len(data) > end_of_body:
+            self._ahead = data[end_of_body:]
+            self.flow.pause_reading()
+        self._ticket = ticket = Ticket(self, head, data[end:end_of_body], self._engine.new_uid())
+        self._desk.take(ticket, self.client[0] if self.client else "")
+        return True
+
+    def answered(self, ticket: Ticket, opening: Opening, body: bytes) -> None:
+        "Write an answer and turn to what came in the meantime."
+        if self._ticket is not ticket:  # the client has left
+            return
+        self._ticket, self._ending = None, self._ending or self._engine.draining
+        self.transport.write(_rendered(ticket, opening, body, self._ending))
+        self.server_state.total_requests += 1
+        self._spoke = self.loop.time()
+        if self._ending:
+            self.transport.close()
+        elif self._ahead:
+            self.loop.call_soon(self.go_on)
+        elif self.timeout_keep_alive_task is None:
+            self.watch(self.timeout_keep_alive)
+
+    def go_on(self) -> None:
+        "Take up what was sent ahead."
+        if self._ahead and self._ticket is None and not self.transport.is_closing() and not self.flow.write_paused:
+            data, self._ahead = self._ahead, b""
+            self.flow.resume_reading()
+            self.data_received(data)
+
+    def resume_writing(self) -> None:
+        "The client reads again."
+        super().resume_writing()
+        self.go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        "The client has left; its row is dropped if nobody has begun with it."
+        if self._ticket is not None:
+            self._ticket.gone, self._ticket = True, None
+        self._ahead = b""
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
 
 # %% ../../nbs/44hb_serving.wire.ipynb #render
 def _rendered(
