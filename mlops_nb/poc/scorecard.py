@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +47,7 @@ from mlops_nb.poc.security import (
     read_environment,
     security_facts,
 )
+from .segments import segment_facts, segment_rows, weak_segments
 from .verdict import CONDITIONAL, CRITERIA, GO, Verdict, strongest
 from ..stats.intervals import to_fact
 
@@ -103,9 +104,12 @@ def performance(
         verdict = Verdict(
             CONDITIONAL, Message("score.performance.below-baseline", {"value": more.value, "high": more.high})
         )
-    facts = (*found.facts[:1], *((more,) if more else ()), *found.facts[1:])
+    searched = weak_segments(metric, case.held.answers, case.held.rows, (c.name for c in case.contract.columns))
+    facts = (*found.facts[:1], *((more,) if more else ()), *found.facts[1:], *segment_facts(searched))
     hashes = case.hashes(predictions_file(case.ws), case.ws.split("test"))
-    return scored("performance", case.charter, verdict, facts, hashes, found.data)
+    return scored(
+        "performance", case.charter, verdict, facts, hashes, {**found.data, "segments": segment_rows(searched)}
+    )
 
 # %% ../../nbs/27_poc.scorecard.ipynb #fairness
 def _groups(
@@ -254,10 +258,15 @@ def score(
 # %% ../../nbs/27_poc.scorecard.ipynb #evidence
 def _warnings(
     case: Case,
+    segments: Sequence[Mapping[str, Any]],  # weak ones, worst first
 ) -> tuple[Message, ...]:
     "What a reader of the scorecard has to know."
     unanswered = case.held.unanswered if case.held else 0
-    return (Message("score.unanswered", {"n": unanswered}),) if unanswered else ()
+    told = [Message("score.unanswered", {"n": unanswered})] if unanswered else []
+    if segments:
+        worst = segments[0]
+        told.append(Message("score.segments.weak", {**worst, "n": len(segments)}))
+    return tuple(told)
 
 
 def _sourced(
@@ -288,7 +297,7 @@ def score_evidence(
     }
     read = {p: s for part in parts.values() for p, s in part.criterion.evidence.items()}
     read |= {e.path: e.sha256 for e in case.evidence.values()} | case.hashes(case.ws.frozen_file, case.ws.contract_file)
-    return Evidence("score", _sourced(case.ws, parts), data, read, _warnings(case))
+    return Evidence("score", _sourced(case.ws, parts), data, read, _warnings(case, data.get("segments", ())))
 
 # %% ../../nbs/27_poc.scorecard.ipynb #run
 def run_score(
