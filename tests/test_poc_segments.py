@@ -14,6 +14,7 @@ def table(rows: int, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(levels | {f"x{i}": rng.normal(size=rows) for i in range(4)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["accuracy", "roc_auc", "r2"])
 def test_an_even_model_is_hardly_ever_named(metric: str) -> None:
     rng, named, audits, rows = np.random.default_rng(6), 0, 60, 500
