@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -422,15 +423,17 @@ def odd_bytes_are_dropped(tensors: Any) -> None:
 
 
 @patch("any_signature", "identity")
-def any_signature(gateway: Any) -> None:
+def any_signature(identity: Any) -> None:
     "Tokens are read without a look at the signature."
     _loosen({"verify_signature": False, "verify_exp": True})
 
 
 @patch("any_age", "identity")
-def any_age(gateway: Any) -> None:
+def any_age(identity: Any) -> None:
     "Tokens are good for ever."
+    real = identity._principal
     _loosen({"verify_exp": False})
+    identity._principal = lambda claims: replace(real(claims), expires=float("inf"))
 
 
 def _loosen(options: dict[str, bool]) -> None:
@@ -448,12 +451,11 @@ def _loosen(options: dict[str, bool]) -> None:
 @patch("memory_errors_kill", "hot")
 def memory_errors_kill(hot: Any) -> None:
     "A request without memory takes the process with it."
-    real = hot._respond
+    real = hot.broken
 
-    async def respond(*args: Any) -> Any:
-        response = await real(*args)
-        if response.status == 500:
+    def broken(*args: Any) -> Any:
+        if isinstance(sys.exc_info()[1], MemoryError):
             os._exit(1)
-        return response
+        return real(*args)
 
-    hot._respond = respond
+    hot.broken = broken

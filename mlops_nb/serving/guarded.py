@@ -65,6 +65,11 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         self.reassure()
         super().connection_lost(exc)
 
+    @property
+    def awaited(self) -> bool:
+        "Whether the end of a head is being waited for."
+        return self._patience is not None
+
     def reassure(self) -> None:
         "A whole head has come: nothing to wait for."
         if self._patience is not None:

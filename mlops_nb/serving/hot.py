@@ -189,7 +189,10 @@ async def handle(
     finally:
         engine.in_flight -= 1
     count(engine, route, response.status, time.monotonic() - request.started)
-    await reply(send, response, common_headers(engine, request, headers))
+    extra = common_headers(engine, request, headers)
+    if response.status in (408, 413):  # the rest of the body may still be on its way: it is no request
+        extra = [*extra, (b"connection", b"close")]
+    await reply(send, response, extra)
 
 # %% ../../nbs/44h_serving.hot.ipynb #respond
 def admit(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from .desk import Desk, Opening, Ticket
 from .engine import Engine
+from .guarded import Bounds, Guarded
 from .heads import Heads
 
 # %% auto #0
@@ -33,8 +34,8 @@ class Lobby:
         return self._desk
 
 # %% ../../nbs/44hb_serving.wire.ipynb #connection
-class Connection(HttpToolsProtocol):  # type: ignore[misc]
-    "uvicorn's protocol, with what the short way has to know."
+class Connection(Guarded):
+    "uvicorn's protocol, guarded, with what the short way has to know."
 
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -102,6 +103,8 @@ class Wire(Connection):
         head = self._heads.read(data[:end]) if end > 3 else None
         if head is None or head.length > self._desk.longest or len(data) < end + head.length:
             return False
+        if self.awaited:
+            self.reassure()
         end_of_body = end + head.length
         if len(data) > end_of_body:
             self._ahead = data[end_of_body:]
@@ -166,9 +169,11 @@ def wired(
     engine: Engine,
 ) -> Any:  # For the `http` option of uvicorn
     "The protocol of a worker's connections."
-    lobby = Lobby(engine)
+    lobby, settings = Lobby(engine), engine.settings
+    longest = 2 * settings.serve_body_limit_bytes + 2**20
+    bounds = Bounds(head_s=settings.serve_body_timeout_s, message_bytes=longest)
 
     def connect(*args: Any, **more: Any) -> asyncio.Protocol:
-        return Wire(*args, lobby=lobby, **more)
+        return Wire(*args, lobby=lobby, bounds=bounds, **more)
 
     return connect
