@@ -5,6 +5,7 @@
 # %% ../../nbs/93_cli.model.ipynb #imports
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 from .common import say, say_json
 from .lab import AsJson, show_facts, stage_of
 from ..core.errors import InputError, require
-from ..core.workspace import open_workspace
+from ..core.workspace import open_workspace, stage_evidence
 
 # %% auto #0
 __all__ = ['model', 'inspect', 'refactor', 'export', 'score', 'approve']
@@ -63,52 +64,75 @@ def refactor(
 # %% ../../nbs/93_cli.model.ipynb #export
 @model.command()
 def export(
-    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="The workspace's folder.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="A workspace, or a bundle.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="A graph made elsewhere.")] = None,
-    sample: Annotated[Path | None, typer.Option(help="Rows it was accepted on, CSV or Parquet.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The new bundle's folder.")] = None,
-    lighter: Annotated[
-        str,
-        typer.Option(help="What answers under overload: auto, quantise, distil or baseline; default: the charter's."),
-    ] = "",
+    sample: Annotated[Path | None, typer.Option(help="Rows it was accepted on: CSV, Parquet or .npy.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new bundle: a folder, or a file that ends with .mlb.")] = None,
+    classes: Annotated[str, typer.Option(help="With --onnx: class names, in the order of the probabilities.")] = "",
+    target: Annotated[str, typer.Option(help="With --onnx: what it predicts.")] = "target",
+    name: Annotated[str, typer.Option(help="With --onnx: name of the model; default: the file's.")] = "",
+    sign: Annotated[str, typer.Option(help="Sign it with this person's key.")] = "",
+    role: Annotated[str, typer.Option(help="The signer's role, as in approvers.toml.")] = "",
+    pack: Annotated[bool, typer.Option("--pack", help="Write it as one file, NAME-ID12.mlb, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The candidate bundle with its parity proof.
+    """The candidate bundle with its parity proof; or a bundle around an ONNX model; signed and packed on request.
 
-    Example: mlops-nb export churn --lighter distil
+    Example: mlops-nb export churn --pack
+    Example: mlops-nb export --onnx m.onnx --sample rows.csv --classes No,Yes --out m.mlb
+    Example: mlops-nb export bundles/churn-0123456789ab --sign 'A. Martin' --role risk --pack
     """
-    require("skl2onnx", "lab")
-    if folder and not onnx:
-        return _export_workspace(folder, lighter, as_json)
-    if not (onnx and sample and out) or folder:
+    if onnx and sample and out and not folder:
+        names = tuple(c.strip() for c in classes.split(",") if c.strip())
+        return say(str(_foreign(onnx, sample, out, (name, target, names), (sign, role))))
+    if not folder or onnx or sample:
         raise InputError(
             "what is to be exported?", fix="use 'export DIR', or 'export --onnx FILE --sample ROWS --out BUNDLE'"
         )
-    from mlops_nb.bundle.foreign import export_onnx
-
-    say(str(export_onnx(onnx, sample, out).path))
+    if not (folder / "manifest.json").exists():
+        require("skl2onnx", "lab")
+        ws = stage_of(folder, "export")
+        show_facts(ws, "export", as_json)
+        folder = ws.root / stage_evidence(ws, "export").data["candidate"]["path"]
+    elif not (sign or pack or out):
+        raise InputError("a bundle is exported already", where=str(folder), fix="add --pack or --sign NAME")
+    if sign or pack or out:
+        say(str(_handed_over(folder, out if out else "", (sign, role), pack or bool(out))))
     return None
 
-# %% ../../nbs/93_cli.model.ipynb #export-workspace
-def _export_workspace(
-    folder: Path,
-    lighter: str,
-    as_json: bool,
-) -> None:
-    "Make the candidate of a workspace, and say which lighter model it carries and why."
-    from mlops_nb.bundle.lighter import MAKERS
-    from mlops_nb.core.messages import Message
-    from mlops_nb.core.workspace import stage_evidence
+# %% ../../nbs/93_cli.model.ipynb #export-parts
+def _handed_over(
+    folder: Path,  # A bundle
+    out: Path | str,
+    signer: tuple[str, str],  # name and role; empty: not signed
+    pack: bool,
+) -> Path:  # The file, or the folder
+    "Sign and pack a bundle."
+    from mlops_nb.bundle.sealing import pack_bundle, sign_bundle
 
-    if lighter and lighter not in MAKERS:
-        raise InputError(f"unknown kind '{lighter}'", where="--lighter", fix=f"use {', '.join(MAKERS)}")
-    ws = stage_of(folder, "export", **({"lighter": lighter} if lighter else {}))
-    show_facts(ws, "export", as_json)
-    if not as_json:
-        told = stage_evidence(ws, "export").data["lighter"]
-        for tried in (t for t in told["tried"] if t["refused"]):
-            say(f"  {tried['name']}: {Message.from_dict(tried['refused'])}")
-        say(str(Message.from_dict(told["reason"])))
+    if signer[0]:
+        sign_bundle(folder, *signer)
+    return pack_bundle(folder, out) if pack else folder
+
+
+def _foreign(
+    onnx: Path,
+    sample: Path,
+    out: Path,
+    about: tuple[str, str, tuple[str, ...]],  # name, target and classes
+    signer: tuple[str, str],
+) -> Path:
+    "A bundle around a graph, as a folder or as a file."
+    require("onnx", "lab")
+    from mlops_nb.bundle.foreign import export_onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = out.suffix == ".mlb"
+        name, target, classes = about
+        made = export_onnx(
+            onnx, sample, Path(scratch) / "bundle" if packed else out, name=name, target=target, classes=classes
+        )
+        return _handed_over(made.path, out if packed else "", signer, packed)
 
 # %% ../../nbs/93_cli.model.ipynb #score
 @model.command()
@@ -121,7 +145,6 @@ def score(
     Example: mlops-nb score churn
     """
     from mlops_nb.core.messages import Message, label, text
-    from mlops_nb.core.workspace import stage_evidence
 
     evidence = stage_evidence(stage_of(folder, "score"), "score")
     if as_json:
