@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import ipaddress
@@ -28,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlops_nb.core.settings import Settings
+from mlops_nb.serving.app import create_app
 from mlops_nb.serving.identity import new_key, revoke_key
 from mlops_nb.serving.log import read_log
 from tests.conftest import Cli
@@ -351,3 +353,40 @@ def test_equal_rows_of_a_batch_are_computed_once(tmp_path: Path) -> None:
         found = [p["probability"]["Yes"] for p in ask(server, *rows).json()["predictions"]]
         assert found == pytest.approx([expected(r) for r in rows], abs=1e-6)
         until(lambda: server.metric("duplicate_rows_total") == 27)
+
+
+# The documentation
+
+
+def test_every_route_of_the_document_answers_its_example_as_it_says(bundle: Path, tmp_path: Path) -> None:
+    with running(tmp_path, bundle, bundle) as server:
+        doc = server.client.get("/openapi.json").json()
+        wanted = {"/predict", "/outcomes", "/metrics", "/v2", "/admin/status", "/admin/rollback", "/admin/promote"}
+        assert wanted | {"/v2/health/live", "/v2/health/ready", "/v2/models/{model}/infer"} <= set(doc["paths"])
+        for path, methods in doc["paths"].items():
+            for method, operation in methods.items():
+                media = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+                at = path.replace("{model}", "churn").replace("{version}", bundle.name[-12:])
+                reply = server.client.request(method, at, json=media.get("example", {}) if media else None)
+                assert str(reply.status_code) in operation["responses"], (path, reply.status_code, reply.text)
+                assert "example" not in media or reply.status_code == 200, (path, reply.text)
+        page = server.client.get("/docs").text
+        assert "fetch(" in page
+        assert "http://" not in page
+        assert "https://" not in page
+
+
+def test_the_document_says_who_may_ask(bundle: Path, tmp_path: Path) -> None:
+    new_key(tmp_path / "keys.json", "crm")
+    app = create_app([bundle], Settings(serve_keys_file=str(tmp_path / "keys.json")))
+
+    async def story() -> dict[str, Any]:
+        async with app.lifespan(), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            found: dict[str, Any] = (await client.get("/openapi.json")).json()
+            return found
+
+    doc = asyncio.run(story())
+    asked = {p: any("security" in o for o in methods.values()) for p, methods in doc["paths"].items()}
+    assert {p for p, s in asked.items() if not s} == {
+        p for p in asked if "infer" not in p and p.startswith(("/v2", "/metrics"))
+    }

@@ -17,66 +17,26 @@ from typing import Any
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from .. import __version__
 from ..core.errors import InputError, MlopsError, Unverifiable
-from ..data.columns import Column
-from ..data.contract import Contract
 from .engine import Engine, now_us
 from .gateway import HttpError
 from .hot import current, resident
 from .http import refused
 from .log import Outcome
 from .metrics import Exposition
+from .openapi import complete, docs_page, responses
 from .protocol import metadata
 from .routing import RouteFile, Routes, acknowledged, promoted, rolled_back, wait_for_all
 from .sink import NotRecorded
 
 # %% auto #0
-__all__ = ['column_schema', 'row_schema', 'predict_schema', 'OutcomeIn', 'OutcomesIn', 'to_outcome', 'append_event',
-           'change_routes', 'status_of', 'PromoteIn', 'needs', 'add_health', 'add_models', 'add_outcomes', 'add_admin',
-           'add_described', 'openapi_of', 'make_control']
-
-# %% ../../nbs/44i_serving.control.ipynb #schema
-_TYPES = {"number": "number", "category": "string", "text": "string", "boolean": "boolean", "datetime": "string"}
-
-
-def column_schema(
-    column: Column,
-) -> dict[str, Any]:
-    "JSON schema of one field: what is refused, not what is flagged."
-    kind = "integer" if column.integer else _TYPES[column.kind]
-    schema: dict[str, Any] = {"type": [kind, "null"] if column.nullable else kind}
-    if column.kind == "number" and column.on_range == "reject":
-        schema |= {k: v for k, v in (("minimum", column.low), ("maximum", column.high)) if v is not None}
-    if column.levels and column.on_level == "reject":
-        schema["enum"] = [*column.levels, *([None] if column.nullable else [])]
-    if column.max_length is not None:
-        schema["maxLength"] = column.max_length
-    if column.kind == "datetime":
-        schema["format"] = "date-time"
-    return schema | ({"description": column.description} if column.description else {})
-
-
-def row_schema(
-    contract: Contract,
-) -> dict[str, Any]:
-    "JSON schema of one row."
-    required = [c.name for c in contract.columns if not c.nullable]
-    properties = {c.name: column_schema(c) for c in contract.columns}
-    return {"type": "object", "properties": properties, "required": required}
-
-
-def predict_schema(
-    contract: Contract,
-) -> dict[str, Any]:
-    "JSON schema of the body of `POST /predict`."
-    rows = {"type": "array", "minItems": 1, "items": row_schema(contract)}
-    units = {"type": ["array", "null"], "items": {"type": ["string", "integer", "null"]}}
-    properties = {"rows": rows, "unit_ids": units, "partial": {"type": "boolean", "default": False}}
-    return {"type": "object", "properties": properties, "required": ["rows"], "additionalProperties": False}
+__all__ = ['OutcomeIn', 'OutcomesIn', 'to_outcome', 'append_event', 'change_routes', 'status_of', 'PromoteIn', 'needs',
+           'refusals', 'add_health', 'add_models', 'add_outcomes', 'add_admin', 'openapi_of', 'add_docs',
+           'make_control']
 
 # %% ../../nbs/44i_serving.control.ipynb #outcome-in
 class OutcomeIn(BaseModel):
@@ -234,6 +194,18 @@ async def _on_refused(
     status = 504 if isinstance(error, Unverifiable) else 409
     return await _on_http_error(request, HttpError(status, "refused", str(error)))
 
+# %% ../../nbs/44i_serving.control.ipynb #refusals
+def refusals(
+    *statuses: str,
+    error: str = "Error",
+) -> dict[int | str, dict[str, Any]]:
+    "How a route may refuse, for the documentation."
+    return {int(s): r for s, r in responses(statuses, error=error).items() if s != "200"}
+
+
+_UNKNOWN = refusals("404", error="V2Error")
+_NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready, or stopping"}}
+
 # %% ../../nbs/44i_serving.control.ipynb #health
 def add_health(
     app: FastAPI,
@@ -247,13 +219,13 @@ def add_health(
         "The process answers."
         return {"live": True}
 
-    @app.get("/v2/health/ready", tags=["health"])
+    @app.get("/v2/health/ready", tags=["health"], responses=_NOT_READY)
     async def ready() -> JSONResponse:
         "Whether requests should be sent here: bundles are proven, and the server is not stopping."
         ok = engine.ready and not engine.draining
         return JSONResponse({"ready": ok, "live": ok}, 200 if ok else 503)
 
-    @app.get("/metrics", tags=["health"])
+    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         "Prometheus text, all workers together."
         exposition = Exposition(engine.metrics, info, engine.settings.serve_price_cpu_hour)
@@ -271,16 +243,16 @@ def add_models(
         "What the server speaks."
         return {"name": "mlops_nb", "version": __version__, "extensions": ["binary_tensor_data", "schedule_policy"]}
 
-    @app.get("/v2/models/{model}", tags=["models"])
-    @app.get("/v2/models/{model}/versions/{version}", tags=["models"])
+    @app.get("/v2/models/{model}", tags=["models"], responses=_UNKNOWN)
+    @app.get("/v2/models/{model}/versions/{version}", tags=["models"], responses=_UNKNOWN)
     async def model_metadata(model: str, version: str = "") -> dict[str, Any]:
         "Inputs and outputs."
         resident(engine, model, version)
         asked = engine.fleet.versions[version] if version else current(engine)
         return {**metadata(asked.bundle, list(engine.fleet.versions)), "name": model}
 
-    @app.get("/v2/models/{model}/ready", tags=["models"])
-    @app.get("/v2/models/{model}/versions/{version}/ready", tags=["models"])
+    @app.get("/v2/models/{model}/ready", tags=["models"], responses=_UNKNOWN | _NOT_READY)
+    @app.get("/v2/models/{model}/versions/{version}/ready", tags=["models"], responses=_UNKNOWN | _NOT_READY)
     async def model_ready(model: str, version: str = "") -> JSONResponse:
         "Whether that model answers."
         resident(engine, model, version)
@@ -294,7 +266,9 @@ def add_outcomes(
 ) -> None:
     "Where ground truth and business results come in."
 
-    @app.post("/outcomes", tags=["outcomes"], dependencies=[needs(engine, "outcomes")])
+    told = refusals("400", "401", "403", "408", "413", "422", "429", "503")
+
+    @app.post("/outcomes", tags=["outcomes"], dependencies=[needs(engine, "outcomes")], responses=told)
     async def outcomes(sent: OutcomesIn) -> dict[str, int]:
         "Keep outcomes; the answer comes when they are on disk."
         for i, o in enumerate(sent.outcomes):
@@ -318,17 +292,20 @@ def add_admin(
     "What an operator may do."
     admin = needs(engine, "admin")
 
-    @app.get("/admin/status", tags=["admin"], dependencies=[admin])
+    told = refusals("401", "403", "429")
+    moved = refusals("400", "401", "403", "409", "413", "422", "429", "504")
+
+    @app.get("/admin/status", tags=["admin"], dependencies=[admin], responses=told)
     async def status() -> dict[str, Any]:
         "Routes, versions, workers."
         return await asyncio.to_thread(status_of, engine)
 
-    @app.post("/admin/rollback", tags=["admin"])
+    @app.post("/admin/rollback", tags=["admin"], responses=moved)
     async def rollback(actor: str = admin) -> dict[str, Any]:
         "Everything to the previous version, which is resident; done when every worker obeys."
         return await asyncio.to_thread(change_routes, engine.state, "rollout.rolled_back", actor, rolled_back)
 
-    @app.post("/admin/promote", tags=["admin"])
+    @app.post("/admin/promote", tags=["admin"], responses=moved)
     async def promote(sent: PromoteIn, actor: str = admin) -> dict[str, Any]:
         "Everything to a resident version, or to a bundle that is loaded and proven first."
         version, folder = await _candidate(engine, sent)
@@ -356,40 +333,41 @@ async def _candidate(
     return loaded.id, str(loaded.bundle.path.resolve())
 
 # %% ../../nbs/44i_serving.control.ipynb #describe
-def add_described(
-    app: FastAPI,
-) -> None:
-    "The hot routes, for the documentation."
-
-    @app.post("/predict", tags=["predict"], summary="Answer rows by feature name")
-    @app.post("/v2/models/{model}/infer", tags=["predict"], summary="Answer V2 tensors")
-    @app.post("/v2/models/{model}/versions/{version}/infer", tags=["predict"], summary="The same, by one version")
-    async def hot() -> None:
-        raise HttpError(404, "not_found", "answered elsewhere")
-
-
 def openapi_of(
     app: FastAPI,
     engine: Engine,
 ) -> dict[str, Any]:
     "The OpenAPI document, with the schema of the rows."
-    doc = get_openapi(title="mlops_nb", version=__version__, routes=app.routes)
-    body = predict_schema(current(engine).bundle.contract)
-    doc["paths"]["/predict"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": body}},
-    }
-    return doc
+    about = (
+        "A model behind its contract. Roles: predict, outcomes, admin."
+        if not engine.gateway.open
+        else "No key is asked for."
+    )
+    doc = get_openapi(title="mlops_nb", version=__version__, routes=app.routes, description=about)
+    return complete(doc, current(engine).bundle, engine.gateway.open)
+
+
+def add_docs(
+    app: FastAPI,
+    engine: Engine,
+) -> None:
+    "The page for a person."
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(), headers={"content-security-policy": _ONLY_HERE})
+
+
+_ONLY_HERE = "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 
 # %% ../../nbs/44i_serving.control.ipynb #control
 def make_control(
     engine: Engine,
 ) -> FastAPI:
     "The application of everything that is not hot."
-    app = FastAPI(title="mlops_nb", version=__version__)
-    for add in (add_health, add_models, add_outcomes, add_admin):
+    app = FastAPI(title="mlops_nb", version=__version__, docs_url=None, redoc_url=None)
+    for add in (add_health, add_models, add_outcomes, add_admin, add_docs):
         add(app, engine)
-    add_described(app)
     app.add_exception_handler(HttpError, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(MlopsError, _on_refused)
