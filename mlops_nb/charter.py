@@ -178,7 +178,7 @@ class Costs(_Part):
 class Lighter(_Part):
     "The lighter model of the cascade: how it is made, and what it may lose."
 
-    make: Literal["auto", "quantise", "distil", "baseline"] = "auto"  # auto: whichever loses least within the limit
+    make: Literal["auto", "quantise", "distil", "baseline"] = "auto"  # auto: the lightest within the limit
     max_loss: float = Field(default=0.01, ge=0)
 
 # %% ../nbs/09_charter.ipynb #charter

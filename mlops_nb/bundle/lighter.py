@@ -288,22 +288,23 @@ def choose_lighter(
     count = max(1, sum(bool(c.graph) for c in made))
     baseline = judge(material, Candidate("baseline", "build_baseline", material.baseline), count)
     judged = [judge(material, c, count) for c in made]
-    best = min((c for c in judged if not c.why), key=lambda c: c.worst, default=None)
-    chosen = best if best and best.worst < baseline.worst else baseline
-    return Choice(chosen, (baseline, *judged), _reason(chosen, best, judged))
+    accepted = sorted((c for c in judged if not c.why), key=lambda c: c.size_ratio)
+    better = [c for c in accepted if c.worst < baseline.worst]
+    reason = _reason(better, accepted, judged)
+    return Choice(better[0] if better else baseline, (baseline, *judged), reason)
 
 
 def _reason(
-    chosen: Candidate,
-    best: Candidate | None,
+    better: list[Candidate],  # than the baseline; the lightest first
+    accepted: list[Candidate],
     judged: list[Candidate],
 ) -> Message:
     "Why this one stands there."
-    if chosen is best:
-        assert chosen.loss is not None
-        return Message("bundle.lighter.chosen", {"name": chosen.name, "loss": chosen.loss.value, "high": chosen.worst})
-    if best:
-        return Message("bundle.lighter.no-better", {"name": best.name})
+    if better and better[0].loss:
+        told = {"name": better[0].name, "loss": better[0].loss.value, "high": better[0].worst}
+        return Message("bundle.lighter.chosen", told)
+    if accepted:
+        return Message("bundle.lighter.no-better", {"name": accepted[0].name})
     return Message("bundle.lighter.all-refused" if judged else "bundle.lighter.asked-for", {"n": len(judged)})
 
 # %% ../../nbs/38e_bundle.lighter.ipynb #tell

@@ -85,6 +85,8 @@ _NOTES = {
     "vulnerabilities": "JSON file of known vulnerabilities; without one the decision carries a condition",
     "value_per_action": "gained when an action on a true positive succeeds",
     "uptake": "share of the actions that succeed, with its 95 % interval below",
+    "make": "what answers under overload: quantise, distil, baseline, or auto, whichever is lightest within the limit",
+    "max_loss": "most that it may lose on the promised metric; of the threshold, for an error without bounds",
     "expiry_months": "then the proof of concept is re-evaluated or abandoned",
 }
 
@@ -131,6 +133,7 @@ def draft_charter(
         "criteria": criteria,
         "business": given.get("business", {}),
         "costs": money | given.get("costs", {}),
+        "lighter": {"make": "auto", "max_loss": 0.01} | given.get("lighter", {}),
     }
 
 
