@@ -13,6 +13,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import struct
 import sys
 import tempfile
@@ -83,7 +84,7 @@ def request(*rows: dict[str, Any], **headers: str) -> dict[str, Any]:
 
 def leave(caller: Raw) -> None:
     "Hang up without a word more."
-    caller.socket.setsockopt(__import__("socket").SOL_SOCKET, __import__("socket").SO_LINGER, struct.pack("ii", 1, 0))
+    caller.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     caller.socket.close()
 
 
@@ -115,26 +116,46 @@ def an_answer_that_is_no_number(lab: Lab) -> None:
 
 @fault("F3", "the others of its batch are answered; nothing is left behind", "cancelled_jobs_not_skipped")
 def a_caller_that_leaves(lab: Lab) -> None:
-    for doubles in ((), ("leaving_cancels",)):
-        server = lab.server(lab.bundle(faults=False, lite=True), doubles=["moods", *doubles], serve_lane="thread")
-        rows = [ROW | {"tenure": t} for t in (1, 2, 3, 4)]
-        bodies = [post(json.dumps({"rows": [r]}).encode()) for r in rows]
-        ask(server)
-        with mood(server, sleep_s=0.25), Raw(server) as a, Raw(server) as b, Raw(server) as c, Raw(server) as d:
-            for caller, body in zip((a, b, c, d), bodies, strict=True):
-                caller.send(body)
-                server.client.get("/v2/health/live")  # an answer from the loop: the request was read
-            leave(b)  # queued behind a
-            assert a.answer()[0] == 200
-            leave(c)  # in the batch that runs
-            status, _, body = d.answer()
+    server = lab.moods(doubles=["moods", "leaving_cancels"], serve_lane="thread")
+    rows = [ROW | {"tenure": t} for t in (1, 2, 3, 4)]
+    # a deadline of its own takes a request out of the short way; two rows, so that batches are of several jobs
+    bodies = [post(json.dumps({"rows": [r, r]}).encode(), "/predict", b"x-request-timeout-ms: 5000") for r in rows]
+    with mood(server, sleep_s=0.25), Raw(server) as a, Raw(server) as b, Raw(server) as c, Raw(server) as d:
+        for caller, body in zip((a, b, c, d), bodies, strict=True):
+            caller.send(body)
+            server.client.get("/v2/health/live")  # an answer from the loop: the request was read
+        leave(b)  # queued behind a
+        assert a.answer()[0] == 200
+        leave(c)  # in the batch that runs
+        status, _, body = d.answer()
+        assert status == 200
+        assert same(json.loads(body)["predictions"], [rows[3], rows[3]])
+    leave_early = Raw(server)
+    leave_early.send(bodies[0])
+    leave(leave_early)
+    assert same(ask(server, *rows), rows)
+    until(lambda: server.metric("in_flight") == 0 and server.metric("backlog_seconds") == 0)
+
+
+@fault("F3", "requests that were read together are answered, whoever of them leaves", "who_left_is_written_to")
+def a_caller_that_leaves_its_turn(lab: Lab) -> None:
+    server = lab.moods(serve_lane="thread")
+    rows = [ROW | {"tenure": t} for t in (1, 2, 3)]
+    with mood(server, sleep_s=0.3), Raw(server) as a, Raw(server) as b, Raw(server) as c:
+        for raw in (a, b, c):
+            raw.send(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            raw.answer()
+        os.kill(server.process.pid, signal.SIGSTOP)  # so that one turn of the loop reads all three
+        for raw, row in zip((a, b, c), rows, strict=True):
+            raw.send(post(json.dumps({"rows": [row]}).encode()))
+        os.kill(server.process.pid, signal.SIGCONT)
+        server.client.get("/v2/health/live")
+        leave(a)
+        for raw, row in ((b, rows[1]), (c, rows[2])):
+            status, _, body = raw.answer()
             assert status == 200
-            assert same(json.loads(body)["predictions"], rows[3:])
-        leave_early = Raw(server)
-        leave_early.send(bodies[0])
-        leave(leave_early)
-        assert same(ask(server, *rows), rows)
-        until(lambda s=server: s.metric("in_flight") == 0 and s.metric("backlog_seconds") == 0)
+            assert same(json.loads(body)["predictions"], [row])
+    until(lambda: server.metric("in_flight") == 0)
 
 
 @fault("F4", "the run is ended, the lighter model answers, the breaker opens and closes", "no_watchdog", "no_breaker")
@@ -466,6 +487,45 @@ def a_burst_and_a_clock_that_is_wrong(lab: Lab) -> None:
         assert refused.status_code == 429
         assert refused.json()["error"]["code"] == "rate_limit"
         assert 1 <= int(refused.headers["retry-after"]) <= 1000
+
+
+@fault("F23", "one row is computed once however many ask for it at once", "nobody_joins")
+def a_stampede(lab: Lab) -> None:
+    server = lab.moods(serve_lane="thread", serve_cache_rows=100, serve_dedup="off")
+    row = ROW | {"tenure": 33}
+    before = counts(server)["rows"]
+    with mood(server, sleep_s=0.3):
+        replies = together(server, [request(row)] * 20 + [request(row, row, x_request_timeout_ms="5000")] * 10)
+    assert {r.status_code for r in replies} == {200}
+    assert all(same(r.json()["predictions"], [row] * len(r.json()["predictions"])) for r in replies)
+    assert counts(server)["rows"] - before == 1
+    assert len({p["id"] for r in replies for p in r.json()["predictions"]}) == 40, "the ids are each answer's own"
+
+
+@fault("F23", "a version never gives another version's answer", "one_key_for_all_versions")
+def a_cache_across_versions(lab: Lab) -> None:
+    server = lab.server(lab.bundle(), lab.bundle("base", shift=1.0), alone=True, serve_cache_rows=100)
+    for shift in (0.0, 1.0, 0.0, 1.0):
+        for _ in range(3):
+            found = ask(server, ROW)[0]["probability"]["Yes"]
+            assert abs(found - expected(ROW, shift)) < 1e-6
+        assert server.client.post("/admin/rollback").status_code == 200
+
+
+@fault("F25", "predictions and the end of the server do not wait for it", "spans_are_sent_at_once")
+def a_dead_collector(lab: Lab) -> None:
+    with socket.socket() as deaf:  # takes connections and never answers
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(64)
+        endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/traces"
+        server = lab.server(alone=True, serve_otel_endpoint=endpoint, serve_otel_ratio=1.0)
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=1.5) as c:  # the caller's own patience
+            for _ in range(100):
+                assert c.post("/predict", json={"rows": [ROW]}).status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=15) == 0
+    server = lab.server(alone=True, serve_otel_endpoint=endpoint, serve_otel_ratio=1.0)  # now nobody listens there
+    assert same(ask(server), [ROW])
 
 
 def _small_files() -> None:

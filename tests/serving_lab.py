@@ -83,10 +83,9 @@ class Lab:
             self._servers[key] = server
         return self._servers[key]
 
-    def moods(self, *bundles: Path, **settings: Any) -> Running:
+    def moods(self, *, doubles: Sequence[str] = ("moods",), **settings: Any) -> Running:
         "A server whose graphs have moods."
-        bundles = bundles or (self.bundle(faults=False, lite=True),)
-        return self.server(*bundles, doubles=["moods"], **settings)
+        return self.server(self.bundle(faults=False, lite=True), doubles=doubles, **settings)
 
 
 @contextlib.contextmanager

@@ -459,3 +459,52 @@ def memory_errors_kill(hot: Any) -> None:
         return real(*args)
 
     hot.broken = broken
+
+
+@patch("who_left_is_written_to", "wire")
+def who_left_is_written_to(wire: Any) -> None:
+    "An answer is written whether or not its caller is still there."
+    real = wire.Wire.answered
+
+    def answered(self: Any, ticket: Any, *rest: Any) -> None:
+        self._ticket = ticket
+        real(self, ticket, *rest)
+
+    wire.Wire.answered = answered
+
+
+@patch("nobody_joins", "cache")
+def nobody_joins(cache: Any) -> None:
+    "Whoever finds nothing in the cache computes for himself."
+    real = cache.AnswerCache.__init__
+
+    class Forgetful(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
+            return default
+
+        def __delitem__(self, key: Any) -> None:
+            self.pop(key, None)
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        assert self._pending == {}
+        self._pending = Forgetful()
+
+    cache.AnswerCache.__init__ = init
+
+
+@patch("one_key_for_all_versions", "cache")
+def one_key_for_all_versions(cache: Any) -> None:
+    "Answers are kept by row alone."
+    real = cache.AnswerCache.answer
+    cache.AnswerCache.answer = lambda self, owner, *rest: real(self, "any", *rest)
+
+
+@patch("spans_are_sent_at_once", "tracing")
+def spans_are_sent_at_once(tracing: Any) -> None:
+    "Each span is sent when it ends."
+    import opentelemetry.sdk.trace.export as export
+
+    real = export.BatchSpanProcessor
+    assert real is not export.SimpleSpanProcessor
+    export.BatchSpanProcessor = lambda exporter, **_: export.SimpleSpanProcessor(exporter)
