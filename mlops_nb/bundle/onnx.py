@@ -5,26 +5,26 @@
 # %% ../../nbs/38_bundle.onnx.ipynb #imports
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from . import combined, encoding, preparing, simple, texts, trees
+from .borrowed import borrow
+from .graph import OPSET, Block, Compiler, Registry, Value
 from .parts import Signature, Tensor
-from ..core.errors import Refused, require
+from ..core.errors import MlopsError, Refused, require
 from ..data.columns import Column
 from ..data.contract import Contract
 
 # %% auto #0
-__all__ = ['OPSET', 'dtype_of', 'signature_of', 'floor_float32', 'floor_splits', 'convert', 'as_columns']
+__all__ = ['IR_VERSION', 'REGISTRY', 'dtype_of', 'signature_of', 'convert']
 
 # %% ../../nbs/38_bundle.onnx.ipynb #signature
 _DTYPES = {"number": "float32", "datetime": "int64"}
-OPSET = {"": 17, "ai.onnx.ml": 3}
+IR_VERSION = 9  # the first for opset 20
 
 
 def dtype_of(
@@ -51,79 +51,49 @@ def _free(
     "`name`, with as many underscores as it needs to be new."
     return name if name not in taken else _free(name + "_", taken)
 
-# %% ../../nbs/38_bundle.onnx.ipynb #floor
-def floor_float32(
-    values: NDArray[np.float64],
-) -> NDArray[np.float64]:  # The largest float32 that is not above each value
-    "Round down to float32, keeping float64 storage."
-    nearest = values.astype(np.float32)
-    below = np.nextafter(nearest, np.float32(-np.inf))
-    return np.where(nearest.astype(np.float64) > values, below, nearest).astype(np.float64)
+# %% ../../nbs/38_bundle.onnx.ipynb #registry
+REGISTRY: Registry = {
+    "transform": {**preparing.TRANSFORM, **encoding.TRANSFORM, **texts.TRANSFORM, **combined.TRANSFORM},
+    "probability": {**trees.PROBABILITY, **simple.PROBABILITY, **combined.PROBABILITY},
+    "decision": {**trees.DECISION, **simple.DECISION, **combined.DECISION},
+    "value": {**trees.VALUE, **simple.VALUE, **combined.VALUE},
+}
 
-
-def _parts(
-    estimator: Any,
-) -> list[Any]:  # The estimator and all fitted ones inside it
-    "Walk through pipelines, transformers and wrappers."
-    inner = [v for k, v in vars(estimator).items() if k.endswith("_") or k in ("steps", "transformers")]
-    found = [estimator]
-    while inner:
-        value = inner.pop()
-        if isinstance(value, list | tuple):
-            inner.extend(value)
-        elif isinstance(value, dict):
-            inner.extend(value.values())
-        elif hasattr(value, "get_params") and not isinstance(value, type):
-            found.extend(_parts(value))
-    return found
-
-
-def floor_splits(
-    pipeline: Any,  # Fitted
-) -> Any:  # A copy that answers float32 inputs alike and survives the rounding
-    "Round the split points of histogram gradient boosting down to float32."
-    result = copy.deepcopy(pipeline)
-    for part in _parts(result):
-        for trees in getattr(part, "_predictors", ()):
-            for tree in trees:
-                tree.nodes["num_threshold"] = floor_float32(tree.nodes["num_threshold"])
-    return result
-
-# %% ../../nbs/38_bundle.onnx.ipynb #raw
-def _initial_types(
-    types: ModuleType,  # skl2onnx.common.data_types
+# %% ../../nbs/38_bundle.onnx.ipynb #build
+def _entry_block(
+    c: Compiler,
+    pipeline: Any,
     contract: Contract,
-) -> list[tuple[str, Any]]:
-    "Inputs as skl2onnx wants them; days travel as floats here."
-    text, number = types.StringTensorType, types.FloatTensorType
-    return [(c.name, (text if dtype_of(c) == "string" else number)([None, 1])) for c in contract.columns]
+) -> Block:
+    "The columns that the pipeline was fitted on, in its order."
+    place = {name: i for i, name in enumerate(contract.feature_names)}
+    names = [str(n) for n in getattr(pipeline, "feature_names_in_", contract.feature_names)]
+    strange = [n for n in names if n not in place]
+    wide = getattr(pipeline, "n_features_in_", len(names))
+    if strange or wide != len(names):
+        what = f"column '{strange[0]}' is not in the contract" if strange else f"it was fitted on {wide} columns"
+        raise Refused(what, where=type(pipeline).__name__, fix="fit on encode_frame(contract, frame)")
+    types = {"float32": ("float32", "float32"), "int64": ("int64", "float32"), "string": ("string", "string")}
+    return tuple(Value(f"x{place[n]}", 1, *types[dtype_of(contract.column(n))]) for n in names)
 
 
 def _raw_graph(
     pipeline: Any,
     contract: Contract,
-) -> Any:  # onnx.ModelProto as skl2onnx makes it
-    "Let skl2onnx convert, translating its errors."
-    skl2onnx = require("skl2onnx", "lab")
-    types = _initial_types(require("skl2onnx.common.data_types", "lab"), contract)
-    options = None if contract.target.task == "regression" else {"zipmap": False}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return skl2onnx.convert_sklearn(pipeline, "model", types, target_opset=OPSET, options=options)
-    except Exception as e:  # it raises a dozen kinds, RuntimeError and NotImplementedError among them
-        raise Refused(
-            f"this pipeline does not convert to ONNX: {_first_line(e)}",
-            where=type(pipeline).__name__,
-            fix="use steps that convert (see the notebook bundle.onnx), or move the step before the contract",
-        ) from e
-
-
-def _first_line(
-    error: Exception,
-) -> str:
-    "The part of a long message a reader needs."
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+) -> Any:  # onnx.ModelProto
+    "The pipeline as a graph with names of the compiler's."
+    c = Compiler(REGISTRY, borrow)
+    g, block = c.graph, _entry_block(c, pipeline, contract)
+    kind = "value" if contract.target.task == "regression" else "probability"
+    answer = c.ask(kind, pipeline, block)
+    single = answer.name if answer.stored == "float32" else g.cast(answer.name, "float32")
+    outputs = [single] if kind == "value" else [g.op("ArgMax", answer.name, axis=1, keepdims=0), single]
+    entries = [g.onnx.helper.make_empty_tensor_value_info(f"x{i}") for i in range(len(contract.columns))]
+    exits = [g.onnx.helper.make_empty_tensor_value_info(name) for name in outputs]
+    domains = {n.domain for n in g.nodes} | {""}
+    opsets = [g.onnx.helper.make_opsetid(d, OPSET.get(d, 1)) for d in sorted(domains)]
+    graph = g.onnx.helper.make_graph(g.nodes, "raw", entries, exits, g.constants)
+    return g.onnx.helper.make_model(graph, opset_imports=opsets)
 
 # %% ../../nbs/38_bundle.onnx.ipynb #rename
 def _rename(
@@ -216,7 +186,7 @@ def _finish(
     nodes, constants = [*casts, *raw.graph.node], list(raw.graph.initializer)
     graph = onnx.helper.make_graph(nodes, "model", _inputs(onnx, signature), outputs, constants)
     opsets = sorted(raw.opset_import, key=lambda o: o.domain)
-    model = onnx.helper.make_model(graph, producer_name="mlops_nb", opset_imports=opsets, ir_version=8)
+    model = onnx.helper.make_model(graph, producer_name="mlops_nb", opset_imports=opsets, ir_version=IR_VERSION)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
@@ -235,7 +205,14 @@ def convert(
 ) -> bytes:  # The graph, serialised deterministically
     "Convert a fitted pipeline; raises `Refused` with the reason when it cannot be done."
     _check_classes(pipeline, contract)
-    return _finish(_raw_graph(floor_splits(as_columns(pipeline, contract)), contract), contract)
+    try:
+        return _finish(_raw_graph(pipeline, contract), contract)
+    except MlopsError:
+        raise
+    except Exception as e:  # a setting nobody thought of must not look like a fault of the project
+        raise Refused(
+            f"this pipeline does not convert to ONNX: {type(e).__name__}: {e}"[:400], where=type(pipeline).__name__
+        ) from e
 
 
 def _check_classes(
@@ -246,27 +223,11 @@ def _check_classes(
     seen = getattr(pipeline, "classes_", None)
     if contract.target.task == "regression" or seen is None:
         return
+    if isinstance(seen, list) and len(seen) == 1:  # a wrapper for several targets that has one
+        (seen,) = seen
     if list(seen) != list(range(len(contract.target.classes))):
         raise Refused(
             f"the model knows classes {list(seen)}, the contract has {len(contract.target.classes)}",
             where=contract.target.name,
             fix="fit on labels(contract, frame), with every class in the training rows",
         )
-
-# %% ../../nbs/38_bundle.onnx.ipynb #as-columns
-def as_columns(
-    pipeline: Any,  # Fitted
-    contract: Contract,
-) -> Any:  # The same, or wrapped in a pipeline that starts with a ColumnTransformer
-    "Let an estimator fitted on the whole frame take one input a column."
-    compose, pipe = require("sklearn.compose", "lab"), require("sklearn.pipeline", "lab")
-    steps = pipeline.steps if isinstance(pipeline, pipe.Pipeline) else [("model", pipeline)]
-    names = list(getattr(pipeline, "feature_names_in_", [c.name for c in contract.columns]))
-    if isinstance(steps[0][1], compose.ColumnTransformer) or any(
-        dtype_of(contract.column(n)) == "string" for n in names
-    ):
-        return pipeline
-    pandas = require("pandas", "lab")
-    passing = compose.ColumnTransformer([("all", "passthrough", names)])
-    passing.fit(pandas.DataFrame({n: np.zeros(2, np.float32) for n in names}))
-    return pipe.Pipeline([("columns", passing), *steps])
