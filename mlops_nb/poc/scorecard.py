@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..core.messages import Message, label, number
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from ..data.frames import labels
 from .case import Case, HeldOut, open_case, predictions_file
+from .checklist import Known, checklist
 from mlops_nb.poc.criteria import (
     Scored,
     data_quality,
@@ -280,6 +281,14 @@ def _sourced(
     return tuple(f for name, p in parts.items() for f in (from_source(p.facts, source) if name in own else p.facts))
 
 
+def _by_id(
+    case: Case,
+    facts: Iterable[Fact],
+) -> dict[str, Fact]:
+    "The facts of all stages and those measured here."
+    return {f.id: f for e in case.evidence.values() for f in e.facts} | {f.id: f for f in facts}
+
+
 def score_evidence(
     case: Case,
 ) -> Evidence:
@@ -288,8 +297,11 @@ def score_evidence(
     criteria = [p.criterion.to_dict() for p in parts.values()]
     states = {c["id"]: c["state"] for c in criteria}
     exported = case.evidence.get("export")
+    facts = _sourced(case.ws, parts)
+    lines = checklist(Known(case.charter, case.evidence, states, _by_id(case, facts)))
     data = {
         "criteria": criteria,
+        "checklist": [line.to_dict() for line in lines],
         "axes": {axis: strongest(states[c] for c in names) for axis, names in AXES.items()},
         "charter": case.frozen.sha256,
         "bundle": exported.data.get("candidate", {}).get("id", "") if exported else "",
@@ -297,7 +309,7 @@ def score_evidence(
     }
     read = {p: s for part in parts.values() for p, s in part.criterion.evidence.items()}
     read |= {e.path: e.sha256 for e in case.evidence.values()} | case.hashes(case.ws.frozen_file, case.ws.contract_file)
-    return Evidence("score", _sourced(case.ws, parts), data, read, _warnings(case, data.get("segments", ())))
+    return Evidence("score", facts, data, read, _warnings(case, data.get("segments", ())))
 
 # %% ../../nbs/27_poc.scorecard.ipynb #run
 def run_score(
