@@ -5,6 +5,8 @@
 # %% ../../nbs/95_cli.service.ipynb #imports
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,12 +98,25 @@ def revoke(file: _File, name: _Name) -> None:
     revoke_key(file, name)
     say(f"'{name}' is revoked")
 
+# %% ../../nbs/95_cli.service.ipynb #counting
+@contextmanager
+def _counting() -> Iterator[Callable[[int], None] | None]:  # None: nobody watches
+    "A line that counts rows, at a terminal."
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("reading") as line:
+        yield lambda rows: line.update(f"{rows:,} rows")
+
 # %% ../../nbs/95_cli.service.ipynb #predict
 @service.command()
 def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle.", show_default=False)],
-    input: Annotated[Path, typer.Option(help="CSV or Parquet with the model's columns.")],
-    output: Annotated[Path, typer.Option(help="Parquet or CSV for the answers.")],
+    input: Annotated[Path, typer.Option(help="CSV, JSON lines or Parquet with the model's columns.")],
+    output: Annotated[Path, typer.Option(help="Where the answers go, in one of these forms; whole or not at all.")],
 ) -> None:
     """Score a file of any size with the server's own code.
 
@@ -110,7 +125,9 @@ def predict(
     from mlops_nb.core.settings import load_settings
     from mlops_nb.serving.batch import predict_file
 
-    say(f"{output}: {predict_file(bundle, input, output, load_settings())} rows")
+    with _counting() as progress:
+        told = predict_file(bundle, input, output, load_settings(), progress)
+    say(f"{output}: {told} rows")
 
 # %% ../../nbs/95_cli.service.ipynb #verify
 def _verifier(

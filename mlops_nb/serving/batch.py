@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..bundle.format import Bundle
 from ..core.errors import InputError
+from ..core.files import atomic_stream
 from ..core.settings import Settings
 from ..data.columns import Column
 from ..data.contract import Contract, no_such
@@ -27,8 +29,8 @@ from .predictor import Predictor, chunks
 from .scoring import Prediction
 
 # %% auto #0
-__all__ = ['from_text', 'from_cell', 'csv_rows', 'parquet_rows', 'file_rows', 'answer_schema', 'answer_row', 'TableWriter',
-           'writing', 'ScoredFile', 'predict_rows', 'predict_file']
+__all__ = ['from_text', 'from_cell', 'csv_rows', 'parquet_rows', 'line_rows', 'file_rows', 'answer_schema', 'answer_row',
+           'TableWriter', 'writing', 'ScoredFile', 'predict_rows', 'predict_file']
 
 # %% ../../nbs/44l_serving.batch.ipynb #values
 def from_text(
@@ -97,7 +99,7 @@ def parquet_rows(
 ) -> Iterator[dict[str, Any]]:
     "Rows of a Parquet file."
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, buffer_size=2**20)  # else a whole row group is read at once
     except pa.ArrowInvalid as e:
         raise InputError(f"not a Parquet file: {e}", where=path.name) from None
     names = [c.name for c in _features(contract, file.schema_arrow.names, path.name)]
@@ -106,8 +108,23 @@ def parquet_rows(
             yield {name: from_cell(value) for name, value in row.items()}
 
 
+def line_rows(
+    path: Path,
+    contract: Contract,
+) -> Iterator[dict[str, Any]]:
+    "Rows of a file of JSON lines; what a row does not have is missing."
+    names = contract.feature_names
+    with path.open("rb") as f:
+        for number, line in enumerate(f, 1):
+            try:
+                row = msgspec.json.decode(line, type=dict[str, Any])
+            except (msgspec.DecodeError, UnicodeDecodeError) as e:
+                raise InputError(f"not a JSON object: {e}", where=f"{path.name}, line {number}") from None
+            yield {name: row[name] for name in names if name in row}
+
+
 def file_rows(
-    path: str | Path,  # .csv or .parquet
+    path: str | Path,  # .csv, .jsonl or .parquet
     contract: Contract,
 ) -> Iterator[dict[str, Any]]:
     "Rows of a file, by its suffix; raises `InputError` when it cannot be read."
@@ -116,9 +133,11 @@ def file_rows(
         raise InputError("no such file", where=str(path))
     if file.suffix == ".csv":
         return csv_rows(file, contract)
+    if file.suffix == ".jsonl":
+        return line_rows(file, contract)
     if file.suffix in (".parquet", ".pq"):
         return parquet_rows(file, contract)
-    raise InputError(f"'{file.suffix}' files are not read", where=str(path), fix="give .csv or .parquet")
+    raise InputError(f"'{file.suffix}' files are not read", where=str(path), fix="give .csv, .jsonl or .parquet")
 
 # %% ../../nbs/44l_serving.batch.ipynb #answer-rows
 def answer_schema(
@@ -145,44 +164,60 @@ class TableWriter(Protocol):
 
     def write_table(self, table: pa.Table) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class _CsvWriter:
     "Tables as CSV."
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._rows = csv.DictWriter(self._file, schema.names)
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        self._rows = csv.DictWriter(self._text, schema.names)
         self._rows.writeheader()
 
     def write_table(self, table: pa.Table) -> None:
         self._rows.writerows(table.to_pylist())
 
     def close(self) -> None:
-        self._file.close()
+        self._text.detach()
+
+
+class _LinesWriter:
+    "Tables as JSON lines."
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._file = file
+
+    def write_table(self, table: pa.Table) -> None:
+        self._file.write(msgspec.json.Encoder().encode_lines(table.to_pylist()))
+
+    def close(self) -> None:
+        pass
 
 # %% ../../nbs/44l_serving.batch.ipynb #writing
+_WRITERS: dict[str, Any] = {".csv": _CsvWriter, ".jsonl": _LinesWriter, ".parquet": pq.ParquetWriter}
+
+
 @contextmanager
 def writing(
-    path: str | Path,  # .csv or .parquet
+    path: str | Path,  # .csv, .jsonl or .parquet
     schema: pa.Schema,
 ) -> Iterator[TableWriter]:
-    "A file that appears under its name when the block ends without an error."
+    "A file that appears under its name, whole, when the block ends without an error."
     target = Path(path)
-    makers: dict[str, Any] = {".csv": _CsvWriter, ".parquet": pq.ParquetWriter}
-    if target.suffix not in makers:
-        raise InputError(f"'{target.suffix}' files are not written", where=str(path), fix="give .csv or .parquet")
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    if target.suffix not in _WRITERS:
+        raise InputError(f"'{target.suffix}' files are not written", where=str(path), fix=f"give {', '.join(_WRITERS)}")
+    if not target.parent.is_dir():
+        raise InputError("No such file or folder", where=str(target.parent))
     try:
-        writer = makers[target.suffix](aside, schema)
+        with atomic_stream(target) as file:
+            writer = _WRITERS[target.suffix](file, schema)
+            try:
+                yield writer
+            finally:
+                writer.close()
     except OSError as e:
         raise InputError(e.strerror or "cannot be written", where=str(path)) from None
-    try:
-        yield writer
-        writer.close()
-        aside.replace(target)
-    finally:
-        writer.close()
-        aside.unlink(missing_ok=True)
 
 # %% ../../nbs/44l_serving.batch.ipynb #scored-file
 @dataclass(frozen=True)
@@ -203,6 +238,7 @@ def predict_rows(
     rows: Iterable[Mapping[str, Any]],
     writer: TableWriter,
     chunk_rows: int = 2048,
+    progress: Callable[[int], None] | None = None,  # Hears how many rows are done
 ) -> ScoredFile:
     "Score a stream of rows into a writer."
     schema, done, degraded, rejected = answer_schema(predictor.bundle), 0, 0, 0
@@ -213,17 +249,20 @@ def predict_rows(
         done += len(part)
         degraded += sum(p.degraded for p in said)
         rejected += sum(p.reason == "rejected" for p in said)
+        if progress:
+            progress(done)
     return ScoredFile(done, degraded, rejected)
 
 
 def predict_file(
     bundle: str | Path | Bundle,
-    input: str | Path,  # .csv or .parquet, with the columns of the contract
-    output: str | Path,  # .csv or .parquet
+    input: str | Path,  # .csv, .jsonl or .parquet, with the columns of the contract
+    output: str | Path,  # .csv, .jsonl or .parquet
     settings: Settings | None = None,
+    progress: Callable[[int], None] | None = None,  # Hears how many rows are done
 ) -> ScoredFile:
     "Score a file; raises `InputError` for a file that cannot be read or lacks a column."
     predictor = Predictor(bundle, settings)
     rows = file_rows(input, predictor.bundle.contract)
     with writing(output, answer_schema(predictor.bundle)) as writer:
-        return predict_rows(predictor, rows, writer)
+        return predict_rows(predictor, rows, writer, progress=progress)
