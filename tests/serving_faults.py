@@ -602,25 +602,45 @@ def _answers(server: Running) -> bool:
     return False
 
 
-@fault("F27", "the request fails, the server does not", "memory_errors_kill")
-def no_memory_left(lab: Lab) -> None:
-    server = lab.moods(alone=True)
-    pid = server.process.pid
-    ask(server)
-    used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.prlimit(pid, resource.RLIMIT_AS, (used + 24 * 2**20, resource.RLIM_INFINITY))
-    big = json.dumps({"rows": [ROW] * 9_900}).encode()
-    heavy = [
-        {"content": b'{"rows": [' + b'{"tenure": "' + b"x" * 400 + b'"},' * 15_000 + b"{}]}"},
-        {"content": big},
-    ] * 3
-    told = Counter(r.status_code for r in together(server, heavy))
-    assert set(told) <= {200, 400, 422, 500, 503}, told
-    resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+@fault("F27", "a batch without memory goes to the lighter model", "memory_errors_end_the_thread")
+def a_model_without_memory(lab: Lab) -> None:
+    server = lab.moods(serve_lane="thread")
     with mood(server, memory=True):
         assert [p["degraded"] for p in ask(server, ROW, ROW)] == [True, True]
     assert until(lambda: ask(server)[0]["reason"] == "")
-    assert server.process.poll() is None
+
+
+@fault("F27", "batches run without a thread of their own", "threads_must_be_had")
+def no_thread_to_be_had(lab: Lab) -> None:
+    server = lab.moods(doubles=["moods", "no_new_threads"], alone=True, serve_lane="thread")
+    with mood(server, **{"no_threads": True}):
+        for _ in range(3):
+            assert same(ask(server, ROW, ROW), [ROW, ROW])
+    assert ask(server)[0]["reason"] == ""
+
+
+@fault("F27", "requests fail, the other worker serves, who cannot go on is replaced", slow=True)
+def a_worker_without_memory(lab: Lab) -> None:
+    server = _pair(lab)
+    victim = _workers(server)["1"]
+    used = int(Path(f"/proc/{victim}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(victim, resource.RLIMIT_AS, (used + 24 * 2**20, resource.RLIM_INFINITY))
+    big = json.dumps({"rows": [ROW] * 9_900}).encode()
+    wide = b'{"rows": [' + b",".join([json.dumps(ROW | {"plan": "x" * 400}).encode()] * 9_900) + b"]}"
+    told: Counter[int] = Counter()
+    for body in (wide, big) * 6:
+        with (
+            contextlib.suppress(httpx.TransportError),  # no memory even to say so
+            httpx.Client(base_url=server.url, trust_env=False, timeout=10) as c,
+        ):
+            told[c.post("/predict", content=body).status_code] += 1
+    assert set(told) <= {200, 400, 422, 500, 503, 504}, told
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(victim, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    server.client.close()
+    server.client = httpx.Client(base_url=server.url, timeout=20, trust_env=False)
+    until(lambda: server.metric("ready_workers") == 2)
+    assert same(_fresh(server, 20), [ROW] * 20)
 
 
 @fault("F28", "the noisy tenant is told to slow down, the other notices nothing", "shared_allowance")

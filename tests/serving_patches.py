@@ -448,17 +448,42 @@ def _loosen(options: dict[str, bool]) -> None:
     jwt.decode = decode
 
 
-@patch("memory_errors_kill", "hot")
-def memory_errors_kill(hot: Any) -> None:
-    "A request without memory takes the process with it."
-    real = hot.broken
+@patch("memory_errors_end_the_thread", "jobs")
+def memory_errors_end_the_thread(jobs: Any) -> None:
+    "A batch without memory takes its thread with it."
+    real = jobs._attempt
 
-    def broken(*args: Any) -> Any:
-        if isinstance(sys.exc_info()[1], MemoryError):
-            os._exit(1)
-        return real(*args)
+    def attempt(*args: Any) -> Any:
+        found = real(*args)
+        if any(isinstance(o.error, MemoryError) for o in found):
+            sys.exit(1)
+        return found
 
-    hot.broken = broken
+    jobs._attempt = attempt
+
+
+@patch("no_new_threads", "batching")
+def no_new_threads(batching: Any) -> None:
+    "The system has no thread to spare while a file says so."
+    real = batching.Lane.__init__
+
+    def init(self: Any, *args: Any) -> None:
+        if _mood("model.onnx").get("no_threads"):
+            raise RuntimeError("can't start new thread")
+        real(self, *args)
+
+    batching.Lane.__init__ = init
+
+
+@patch("threads_must_be_had", "batching")
+def threads_must_be_had(batching: Any) -> None:
+    "A batch that needs a thread is begun before there is one."
+
+    def has_lane(self: Any) -> bool:
+        self._lane = self._lane or batching.Lane(batching.asyncio.get_running_loop(), self._name)
+        return True
+
+    swap(batching.Executor, "_has_lane", has_lane)
 
 
 @patch("who_left_is_written_to", "wire")

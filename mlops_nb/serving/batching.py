@@ -155,13 +155,20 @@ class Executor:
         "Run a batch; nothing else may be running."
         self.running, self.started = pieces, time.monotonic()
         self._ticket += 1
-        lane = self._limits.lane
-        if lane == "inline" or (lane == "auto" and expected_s <= self._limits.inline_s):
+        inline = self._limits.lane == "inline" or (self._limits.lane == "auto" and expected_s <= self._limits.inline_s)
+        if inline or not self._has_lane():
             self._end(self._ticket, timed(self._run, pieces))
             return
-        self._lane = self._lane or Lane(asyncio.get_running_loop(), self._name)
+        assert self._lane is not None, "it was just looked for"
         ticket = self._ticket
         self._lane.post(lambda: timed(self._run, pieces), lambda result: self._end(ticket, result))
+
+    def _has_lane(self) -> bool:
+        "Whether there is a thread; a machine without one to spare runs batches inline, which is slow but not the end."
+        if self._lane is None:
+            with contextlib.suppress(RuntimeError):
+                self._lane = Lane(asyncio.get_running_loop(), self._name)
+        return self._lane is not None
 
     def _end(self, ticket: int, result: tuple[list[Outcome], float]) -> None:
         if ticket == self._ticket and self.running is not None:
@@ -300,12 +307,14 @@ class Batcher:
             self._sweeper.start()
 
     def _finished(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
-        fault = learn(self.cost, self.counts, outcomes, seconds)
-        if self._on_batch:
-            self._on_batch(outcomes, seconds, fault)
-        deliver(pieces, outcomes)
-        if self._queue.rows:
-            self._schedule(asyncio.get_running_loop())
+        try:
+            fault = learn(self.cost, self.counts, outcomes, seconds)
+            if self._on_batch:
+                self._on_batch(outcomes, seconds, fault)
+        finally:  # whatever listens and fails, who waits is answered
+            deliver(pieces, outcomes)
+            if self._queue.rows:
+                self._schedule(asyncio.get_running_loop())
 
     def _tick(self) -> bool:
         now = time.monotonic()
