@@ -167,11 +167,12 @@ def make_bundle(
     lite: bool = False,
     offset: float = 0.0,
     thresholds: Thresholds | None = None,
+    contract: Contract = CONTRACT,
 ) -> Path:
     "Write the bundle."
     thresholds = thresholds or Thresholds(0.5, "Yes", (Segment("senior", "true", 0.3),))
     files = {
-        "contract.json": json_bytes(CONTRACT.to_dict()),
+        "contract.json": json_bytes(contract.to_dict()),
         "model.onnx": graph(shift, faults),
         "rule.json": json_bytes(RULE.to_dict()),
         "thresholds.json": json_bytes(thresholds.to_dict()),

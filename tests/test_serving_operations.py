@@ -8,13 +8,15 @@ import gzip
 import ipaddress
 import json
 import os
+import signal
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,10 +24,14 @@ from typing import Any
 
 import httpx
 import jwt
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from fastapi import FastAPI
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from mlops_nb.core.settings import Settings
@@ -33,7 +39,7 @@ from mlops_nb.serving.app import create_app
 from mlops_nb.serving.identity import new_key, revoke_key
 from mlops_nb.serving.log import read_log
 from tests.conftest import Cli
-from tests.serving_bundle import NOT_A_NUMBER, ROW, Running, expected, make_bundle, running
+from tests.serving_bundle import CONTRACT, NOT_A_NUMBER, ROW, Running, expected, make_bundle, running
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +203,7 @@ def test_tls_on_a_real_socket(bundle: Path, certificate: tuple[Path, Path], tmp_
     [
         ({"SERVE_HOST": "0.0.0.0"}, "there is no authentication"),
         ({"SERVE_HOST": "no.such.host.invalid"}, "there is no authentication"),
-        ({"SERVE_WORKERS": "0"}, "serve_workers = '0'"),
+        ({"SERVE_WORKERS": "0"}, "'serve_workers' = '0'"),
         ({"SERVE_KEYS_FILE": "{here}/nothing.json"}, "no such file"),
         ({"SERVE_KEYS_FILE": "{here}/broken.json"}, "not a keys file"),
         ({"SERVE_JWT_KEY_FILE": "{here}/short"}, "at least 32 bytes"),
@@ -390,3 +396,219 @@ def test_the_document_says_who_may_ask(bundle: Path, tmp_path: Path) -> None:
     assert {p for p, s in asked.items() if not s} == {
         p for p in asked if "infer" not in p and p.startswith(("/v2", "/metrics"))
     }
+
+
+# Files
+
+
+def test_a_file_of_any_form_gets_the_servers_answers(bundle: Path, tmp_path: Path, cli: Cli) -> None:
+    rows = [ROW | {"tenure": t % 60, "plan": None if t % 7 == 0 else "pro"} for t in range(3000)]
+    names, table = list(ROW), pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "in.parquet")
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    lines = [",".join("" if r[n] is None else str(r[n]) for n in names) for r in rows]
+    (tmp_path / "in.csv").write_text("\n".join([",".join(names), *lines]) + "\n")
+    with running(tmp_path / "run", bundle) as server:
+        there = [p["probability"]["Yes"] for i in range(0, 3000, 500) for p in _asked(server, rows[i : i + 500])]
+    for form in ("parquet", "jsonl", "csv"):
+        out = tmp_path / f"out-{form}.jsonl"
+        done = cli("predict", bundle, "--input", tmp_path / f"in.{form}", "--output", out)
+        assert (done.returncode, done.stdout) == (0, f"{out}: 3000 rows\n"), done.stderr
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [f["p.Yes"] for f in found] == there, form
+    (tmp_path / "torn.jsonl").write_text('{"tenure": 3}\n{"tenure"')
+    done = cli("predict", bundle, "--input", tmp_path / "torn.jsonl", "--output", tmp_path / "torn-out.csv")
+    assert (done.returncode, "torn.jsonl, line 2: not a JSON object" in done.stderr) == (2, True)
+    assert not list(tmp_path.glob("*torn-out*"))
+
+
+def _asked(server: Running, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask(server, *rows).json()["predictions"]
+    return found
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(bundle: Path, tmp_path: Path) -> None:
+    "Twenty times the rows, one row group, and no more memory than a few buffers."
+    code = """
+import re, sys
+from mlops_nb.serving.batch import predict_file
+predict_file(*sys.argv[1:])
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+    peaks = []
+    for n in (20_000, 400_000):
+        table = pa.Table.from_pylist([ROW | {"tenure": t % 60} for t in range(1000)] * (n // 1000))
+        pq.write_table(table, tmp_path / f"{n}.parquet", row_group_size=n, use_dictionary=False)
+        command = [sys.executable, "-c", code, str(bundle), str(tmp_path / f"{n}.parquet"), str(tmp_path / f"{n}.csv")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=plain(), timeout=300)
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[1] - peaks[0] < 40, f"{peaks} MiB"
+
+
+# In somebody else's application
+
+
+def test_two_bundles_in_two_mounts_of_one_application(tmp_path: Path) -> None:
+    one, two = make_bundle(tmp_path), make_bundle(tmp_path, "other", shift=2.0)
+    apps = [create_app([b], Settings(), log_dir=tmp_path / b.name) for b in (one, two)]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with apps[0].lifespan(), apps[1].lifespan():
+            yield
+
+    mine = FastAPI(lifespan=lifespan)
+    mine.mount("/a", apps[0])
+    mine.mount("/b", apps[1])
+
+    async def story() -> list[Any]:
+        transport = httpx.ASGITransport(mine)
+        async with mine.router.lifespan_context(mine), httpx.AsyncClient(transport=transport, base_url="http://x") as c:
+            found = [(await c.post(f"/{p}/predict", json={"rows": [ROW]})).json() for p in "ab"]
+            doc = (await c.get("/b/openapi.json")).json()
+            page = await c.get("/b/docs")
+            lines = [(await c.get(f"/{p}/metrics")).text for p in "ab"]
+        return [found, doc, page, lines]
+
+    found, doc, page, lines = asyncio.run(story())
+    assert [f["model"] for f in found] == ["churn", "other"]
+    answers = [f["predictions"][0]["probability"]["Yes"] for f in found]
+    assert answers == pytest.approx([expected(ROW), expected(ROW, 2.0)], abs=1e-6)
+    assert (page.status_code, "/predict" in doc["paths"]) == (200, True)
+    assert all('requests_total{route="predict",status="200"} 1.0' in text for text in lines)
+    assert [read_log(tmp_path / b.name).num_rows for b in (one, two)] == [1, 1], "the host's end is ours"
+    assert not [t.name for t in threading.enumerate() if t.name in ("log", "primary", "watchdog")]
+
+
+def test_a_mounted_application_that_cannot_start_says_so(tmp_path: Path) -> None:
+    app = create_app([make_bundle(tmp_path, offset=0.1)])
+
+    async def story() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return await client.post("/predict", json={"rows": [ROW]})
+
+    reply = asyncio.run(story())
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "not_ready")
+    assert "golden rows" in reply.json()["error"]["message"]
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_was_accepted_is_answered_when_it_stops(bundle: Path, tmp_path: Path, workers: int) -> None:
+    "Kept-alive connections under load, and Ctrl-C to the whole terminal, as a person sends it."
+    answered: list[str] = []
+    lost: list[str] = []
+    with running(tmp_path, bundle, serve_workers=workers, serve_drain_s=0.3) as server:
+        until(lambda: server.metric("ready_workers") == workers)
+
+        def client() -> None:
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as c:
+                while True:
+                    try:
+                        reply = c.post("/predict", json={"rows": [ROW]})
+                    except httpx.ConnectError:
+                        return  # the port is closed: nothing was accepted
+                    except httpx.TransportError as e:
+                        return lost.append(repr(e))
+                    answered.append(f"{reply.status_code} {reply.headers.get('connection', '')}")
+
+        threads = [threading.Thread(target=client) for _ in range(6)]
+        for t in threads:
+            t.start()
+        until(lambda: len(answered) > 50)
+        family = [server.process.pid, *(p.pid for p in psutil.Process(server.process.pid).children())]
+        for pid in {pid for pid in family if os.getpgid(pid) == os.getpgid(server.process.pid)}:
+            os.kill(pid, signal.SIGINT)
+        for t in threads:
+            t.join(timeout=30)
+        assert server.process.wait(timeout=30) == 0
+    assert not lost
+    assert {a.split()[0] for a in answered} == {"200"}
+    assert any("close" in a for a in answered), "who is answered last is told to go elsewhere"
+    assert read_log(tmp_path / "logs").num_rows == len(answered)
+    said = [e["event"] for e in server.events()]
+    assert said.count("draining") == said.count("served") == workers
+
+
+# What it counts
+
+
+def test_every_metric_is_listed_and_nothing_grows_with_traffic(bundle: Path, tmp_path: Path) -> None:
+    with running(tmp_path, bundle, serve_workers=2, serve_price_cpu_hour=0.05, serve_cache_rows=10) as server:
+        until(lambda: server.metric("ready_workers") == 2)
+        before = server.client.get("/metrics").text
+        for i in range(40):
+            with httpx.Client(base_url=server.url, trust_env=False) as other:  # a connection each: both workers answer
+                other.post("/predict", json={"rows": [ROW | {"plan": f"p{i}"}]}, headers={"x-request-id": f"r{i}"})
+                other.post(f"/nowhere/{i}")
+        until(lambda: server.metric('requests_total{route="predict",status="200"}') == 40)
+        after = server.client.get("/metrics").text
+        assert len(before.splitlines()) == len(after.splitlines()), "labels are fixed"
+        assert server.metric('request_seconds_count{route="predict"}') == 40
+        assert server.metric('batch_rows_sum{level="primary"}') == 40
+        assert server.metric("confidence_count") == 40
+        assert server.metric('rows_total{arm="champion",level="primary"}') == 40
+        until(lambda: server.metric('cache_rows_total{outcome="miss"}') == 40)
+        assert 0 < server.metric("cost_per_1000_predictions") < 1
+        assert server.metric("backlog_seconds") == 0
+        assert 20 * 2**20 < server.metric("resident_bytes") / 2 <= 200 * 2**20
+        assert server.stop() == 0
+
+
+# The log
+
+
+def test_hidden_columns_are_in_no_file_and_old_days_go(tmp_path: Path) -> None:
+    "By contract and by setting, in answers, refusals and write-ahead files; beside a day that is too old."
+    contract = replace(CONTRACT, columns=tuple(replace(c, private=c.name == "plan") for c in CONTRACT.columns))
+    bundle = make_bundle(tmp_path, contract=contract)
+    old = tmp_path / "run" / "logs" / "predictions" / "day=2001-01-01"
+    old.mkdir(parents=True)
+    (old / "part-0-000000.parquet").write_bytes(b"")
+    settings = {"serve_log": "audit", "serve_log_redact": "charges", "serve_log_keep_days": 30}
+    with running(tmp_path / "run", bundle, serve_log_seal_s=0.2, **settings) as server:
+        ask(server, ROW | {"plan": "secretplan", "charges": 77.125})
+        assert ask(server, ROW | {"plan": "secretplan", "charges": 77.125, "tenure": "x"}).status_code == 422
+        files = [p for p in (tmp_path / "run" / "logs").rglob("*") if p.is_file()]
+        assert files
+        assert not any(b"secretplan" in p.read_bytes() for p in files)
+        until(lambda: not old.exists())
+        assert server.stop() == 0
+    log = read_log(tmp_path / "run" / "logs").to_pylist()
+    assert [(r["in.plan"], r["in.charges"], r["status"]) for r in log] == [(None, None, "ok"), (None, None, "rejected")]
+    assert log[0]["in.tenure"] == 3.0
+    assert "secretplan" not in server.errors.read_text()
+
+
+def test_outside_tools_read_the_log_while_it_is_written(bundle: Path, tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    with running(tmp_path, bundle, serve_log_seal_s=0.2) as server:
+        parts = str(server.log_dir / "predictions")
+        for i in range(30):
+            ask(server, ROW, ROW | {"charges": None}, unit_ids=[f"a{i}", None])
+        until(lambda: list(Path(parts).rglob("part-*.parquet")))
+        frame = pd.read_parquet(parts)
+        assert {"prediction_id", "in.tenure", "p.Yes", "day"} <= set(frame.columns)
+        assert len(frame) % 2 == 0, "whole requests"
+        seen = len(frame)
+        until(lambda: len(pd.read_parquet(parts)) == 60)
+        assert seen <= 60
+        with contextlib.suppress(ImportError):
+            import duckdb
+
+            assert duckdb.sql(f"select count(*) from read_parquet('{parts}/**/*.parquet')").fetchone() == (60,)
+
+
+# A short soak
+
+
+@pytest.mark.slow
+def test_a_short_soak_leaves_nothing_behind(tmp_path: Path) -> None:
+    from tests.soak import run
+
+    told = run(0.25, tmp_path, capacity_s=1.0)
+    assert [p for p in told.problems if not p.startswith("memory grows")] == []  # a quarter of a minute has no slope
+    assert told.bad_requests > 50
