@@ -35,7 +35,7 @@ from .tables import COLUMN, Outcome, concat, opposite, place, sample, statistic,
 from .values import NOTHING, Fit, Value, any_of, derive, listed
 
 # %% auto #0
-__all__ = ['call_container', 'call_builtin', 'train_booster', 'call_function']
+__all__ = ['MAX_MAPPED', 'call_container', 'call_builtin', 'train_booster', 'call_function']
 
 # %% ../../nbs/32f_refactor.functions.ipynb #container
 def _elements(
@@ -81,6 +81,9 @@ def call_container(
     return None
 
 # %% ../../nbs/32f_refactor.functions.ipynb #python
+MAX_MAPPED = 12
+
+
 def _numbered(
     value: Value,
 ) -> Value:
@@ -101,6 +104,16 @@ def _zipped(
     return Value(element=listed(*(_elements(v) for v in given)))
 
 # %% ../../nbs/32f_refactor.functions.ipynb #call-builtin
+def _rounds(
+    values: tuple[Value, ...],
+) -> list[list[Value]]:
+    "The arguments of each round of `map`, or of one round for all when they are not known."
+    lists = [v.items for v in values if v.items is not None]
+    if len(lists) == len(values) and lists and len(lists[0]) <= MAX_MAPPED:
+        return [list(items) for items in zip(*lists, strict=False)]
+    return [[_elements(v) for v in values]]
+
+
 def call_builtin(
     m: Machine,
     call: Call,
@@ -135,8 +148,9 @@ def call_builtin(
     if name in ("range", "int", "bool"):
         return Value(loops=derive(*call.every).loops, is_index=name == "range")
     if name in ("map", "filter"):
-        items = [_elements(v) for v in call.args[1:]]
-        results = [m.invoke(f, items, {}) for f in first.functions] + call_methods(m, call.node, first, *items)
+        rounds = _rounds(call.args[1:])
+        results = [m.invoke(f, items, {}) for f in first.functions for items in rounds]
+        results += [made for items in rounds for made in call_methods(m, call.node, first, *items)]
         return Value(element=any_of([*results, *(_elements(v) for v in call.args[1:])]) or NOTHING)
     return None
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -57,10 +58,10 @@ _DISTRIBUTIONS: Mapping[str, str] = {
     "dateutil": "python-dateutil", "dotenv": "python-dotenv", "imblearn": "imbalanced-learn", "jwt": "pyjwt", "umap": "umap-learn",
     "mpl_toolkits": "matplotlib", "pylab": "matplotlib", "git": "gitpython", "attr": "attrs", "fitz": "pymupdf", "docx": "python-docx",
 }  # fmt: skip
-_FILES = (
-    "requirements*.txt", "constraints*.txt", "pyproject.toml", "setup.py", "setup.cfg", "environment*.y*ml", "conda*.y*ml", "Pipfile",
-    "uv.lock", "poetry.lock", "Pipfile.lock", "pdm.lock", "pixi.lock",
-)  # fmt: skip
+_FILES = re.compile(
+    r"(?:requirements|constraints)[^/]*\.txt|pyproject\.toml|setup\.(?:py|cfg)|(?:environment|conda)[^/]*\.ya?ml|Pipfile(?:\.lock)?"
+    r"|(?:uv|poetry|pdm|pixi)\.lock"
+)
 _PIN = re.compile(r"([A-Za-z][\w.-]*)(?:\[[^\]]*\])?[\"']?\s*(?:[=~><!]=?=?|@|:\s*[\"{\[])\s*[\"'^~=<>]*[\d\"*v{]")
 _LOCKED = re.compile(r"^name = \"([^\"]+)\"", re.MULTILINE)
 
@@ -87,7 +88,7 @@ def _imported(
     "Packages a notebook imports that neither Python nor a file beside it provides."
     found: dict[str, tuple[int, int]] = {}
     for cell in source.code:
-        for node in ast.walk(cell.tree) if cell.tree is not None else ():
+        for node in cell.nodes:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             for top in (n.partition(".")[0] for n in names):
@@ -113,8 +114,9 @@ def _declarations(
 ) -> Iterator[str]:
     "The texts of the files that may declare versions, from a folder up to the root of its repository, six steps at most."
     for place in [folder, *folder.parents][:6]:
-        for file in (f for pattern in _FILES for f in sorted(place.glob(pattern))):
-            if file.is_file() and file.stat().st_size < MAX_DECLARATION:
+        for name in sorted(n for n in os.listdir(place) if _FILES.fullmatch(n)):
+            file = place / name
+            if file.is_file() and file.stat().st_size < MAX_DECLARATION and os.access(file, os.R_OK):
                 yield file.read_text(encoding="utf-8", errors="replace")
         if (place / ".git").exists():
             return

@@ -38,10 +38,7 @@ def _nodes(
     source: Source,
 ) -> Iterator[tuple[Cell, ast.AST]]:
     "Every node of every cell that is Python."
-    for cell in source.code:
-        if cell.tree is not None:
-            for node in ast.walk(cell.tree):
-                yield cell, node
+    return ((cell, node) for cell in source.code for node in cell.nodes)
 
 
 def _path(

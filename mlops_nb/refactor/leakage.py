@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .flow import analyse
-from .machine import Machine
+from .machine import Machine, parts_of
 from .regions import Rows, covers, cuts, overlap
 from .source import Source
 from .values import Evaluation, Fit, Site
@@ -87,17 +87,41 @@ def _is_wider(
 
 # %% ../../nbs/33f_refactor.leakage.ipynb #preprocessing
 def preprocessing_leaks(
+    m: Machine,
     e: Evaluation,
+    judgements: list[Evaluation],
 ) -> Iterator[Leak]:
     "Statistics that knew the exam."
     lesson = _lesson(e)
     if not is_exam(e) or (e.kind not in ("cv", "watch") and overlap(lesson, e.rows)):
         return
     for known in sorted(e.learned.union(*(f.learned for f in e.fits)), key=lambda k: (k.site, k.what)):
-        if overlap(known.rows, e.rows) and overlap(known.rows, lesson):
+        seen = overlap(known.rows, e.rows) and overlap(known.rows, lesson)
+        if seen and not _is_settled_elsewhere(m, e, known.rows, judgements):
             fits = [Step(f.site, "inspect.flow.fit") for f in e.fits if f.site != e.site]
             way = [Step(known.site, "inspect.flow.learned", known.what), *_split_steps(e.rows, lesson)]
             yield Leak("leakage-preprocessing", known.site, known.what, _ordered([*way, *fits, _judged(e)]))
+
+
+def _is_settled_elsewhere(
+    m: Machine,
+    e: Evaluation,
+    known: Rows,
+    judgements: list[Evaluation],
+) -> bool:
+    "Whether the same kind of model passes an exam on rows of the same tables that `known` has nothing of."
+    names, tables = _model_names(m, e.model), {r.origin for r in known}
+    others = [x for x in judgements if x.kind == "score" and is_exam(x) and not overlap(x.rows, known)]
+    return any(names & _model_names(m, x.model) and tables & {r.origin for r in x.rows} for x in others)
+
+
+def _model_names(
+    m: Machine,
+    model: int,  # object number
+) -> set[str]:
+    "The kinds of model in a model: a search is of the kind of what it searches."
+    obj = m.objects[model]
+    return {o.name for o in [obj, *parts_of(m, obj)] if o.kind not in ("learner", "stateless")} or {obj.name}
 
 
 def _judged(
@@ -267,7 +291,7 @@ def analysis_of(
         return Analysis()
     m = analyse(source)
     judgements = _judgements(m)
-    found = [leak for e in judgements for leak in (*preprocessing_leaks(e), *overlap_leaks(e))]
+    found = [leak for e in judgements for leak in (*preprocessing_leaks(m, e, judgements), *overlap_leaks(e))]
     found += [*multi_test_leaks(m), *training_scores(judgements)]
     best: dict[tuple[str, Site], Leak] = {}
     for leak in sorted(found, key=lambda k: (k.site, k.rule, len(k.flow), k.flow[-1].site)):

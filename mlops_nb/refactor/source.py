@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class Cell:
     tree: ast.Module | None = None  # None when it is not valid Python
     repaired: ast.Module | None = None  # what can be read of a cell of Python 2
     error: tuple[int, str] | None = None  # line and message of the syntax error
+
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        "Every node of its syntax tree."
+        return tuple(ast.walk(self.tree)) if self.tree is not None else ()
 
     @property
     def directives(self) -> tuple[str, ...]:
