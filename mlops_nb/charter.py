@@ -5,14 +5,13 @@
 # %% ../nbs/09_charter.ipynb #imports
 from __future__ import annotations
 
-import difflib
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .core.documents import checked, read_toml
 from .core.errors import InputError
 from .core.files import read_json, write_json
 from .core.hashing import sha256_file, sha256_object
@@ -21,7 +20,7 @@ from .ledger import Ledger, actor_name
 
 # %% auto #0
 __all__ = ['Problem', 'Data', 'Performance', 'DataQuality', 'Reproducibility', 'Latency', 'Integration', 'Fairness', 'Security',
-           'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Lighter', 'Charter', 'parse_charter',
+           'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Deployment', 'Lighter', 'Charter', 'parse_charter',
            'load_charter', 'Frozen', 'freeze_file', 'load_frozen', 'record_freeze', 'freeze', 'is_current']
 
 # %% ../nbs/09_charter.ipynb #strict
@@ -174,6 +173,16 @@ class Costs(_Part):
     price_gb_hour: float = Field(default=0.005, ge=0)
     items: tuple[CostItem, ...] = ()
 
+# %% ../nbs/09_charter.ipynb #deployment
+class Deployment(_Part):
+    "How answers are wanted; `poc.strategy` advises from it."
+
+    network: bool = True  # whether those who ask can reach a server
+    arrives: Literal["", "requests", "files", "events"] = ""  # how rows come
+    answer_within_s: float | None = Field(default=None, gt=0)  # how long an answer may take and still help
+    rows_per_request: int = Field(default=1, ge=1)
+    clients: Literal["", "services", "browsers", "devices"] = ""
+
 # %% ../nbs/09_charter.ipynb #lighter
 class Lighter(_Part):
     "The lighter model of the cascade: how it is made, and what it may lose."
@@ -192,6 +201,7 @@ class Charter(_Part):
     criteria: Criteria
     business: Business = Business()
     costs: Costs = Costs()
+    deployment: Deployment = Deployment()
     lighter: Lighter = Lighter()
     expiry_months: int = Field(default=6, ge=1, le=36)
 
@@ -200,61 +210,23 @@ class Charter(_Part):
         "Whether no person has reviewed it."
         return self.status == "draft" or not self.problem.owner
 
-# %% ../nbs/09_charter.ipynb #explain
-def _fields_at(
-    path: tuple[Any, ...],  # Where pydantic stopped
-) -> list[str]:
-    "The keys the schema knows at that place."
-    model: Any = Charter
-    for part in path[:-1]:
-        field = getattr(model, "model_fields", {}).get(part)
-        model = field.annotation if field else None
-    return list(getattr(model, "model_fields", {}))
-
-
-def _explain(
-    error: ValidationError,
-    where: str,
-) -> InputError:
-    "Pydantic's first complaint as one line."
-    first = error.errors()[0]
-    path = tuple(first["loc"])
-    dotted = ".".join(map(str, path)) or "charter"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(path[-1]), _fields_at(path), n=1)
-        return InputError(
-            f"unknown key '{dotted}'", where=where, fix=f"did you mean '{near[0]}'?" if near else "remove it"
-        )
-    if first["type"] == "missing":
-        return InputError(f"'{dotted}' is missing", where=where, fix="add it")
-    return InputError(f"'{dotted}' = {first['input']!r}: {first['msg']}", where=where)
-
 # %% ../nbs/09_charter.ipynb #load
 def parse_charter(
     doc: Any,  # What the TOML file holds
     where: str,  # How errors name it
 ) -> Charter:
     "Check a charter against its schema; raises `InputError` naming the key."
-    try:
-        return Charter.model_validate(doc)
-    except ValidationError as e:
-        raise _explain(e, where) from None
+    return checked(Charter, doc, where)
 
 
 def load_charter(
     path: str | Path,  # charter.toml
 ) -> Charter:
     "Read and check a charter; raises `InputError` naming the file and the key or line."
-    try:
-        doc = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), fix="run 'mlops-nb init' first") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"not valid TOML: {e}", where=str(path)) from None
-    return parse_charter(doc, Path(path).name)
+    return parse_charter(read_toml(path, fix="run 'mlops-nb init' first"), Path(path).name)
 
 # %% ../nbs/09_charter.ipynb #frozen
-_ADDED = frozenset({"lighter"})  # sections younger than the frozen form
+_ADDED = frozenset({"deployment", "lighter"})  # sections younger than the frozen form
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from mlops_nb.poc.security import (
     security_facts,
 )
 from .segments import segment_facts, segment_rows, weak_segments
+from .strategy import advise
 from .verdict import CONDITIONAL, CRITERIA, GO, Verdict, strongest
 from ..stats.intervals import to_fact
 
@@ -302,6 +303,7 @@ def score_evidence(
     data = {
         "criteria": criteria,
         "checklist": [line.to_dict() for line in lines],
+        "strategy": advise(case.charter).to_dict(),
         "axes": {axis: strongest(states[c] for c in names) for axis, names in AXES.items()},
         "charter": case.frozen.sha256,
         "bundle": exported.data.get("candidate", {}).get("id", "") if exported else "",
