@@ -22,7 +22,7 @@ from ..core.settings import PREFIX, Settings
 from .client import Client
 
 # %% auto #0
-__all__ = ['settings_environment', 'Server', 'serving', 'running', 'Usage', 'usage']
+__all__ = ['settings_environment', 'Server', 'start_server', 'serving', 'running', 'Usage', 'usage']
 
 # %% ../../nbs/46_trial.server.ipynb #settings
 def settings_environment(
@@ -130,6 +130,24 @@ def _is_ready(
     finally:
         client.close()
 
+# %% ../../nbs/46_trial.server.ipynb #start-server
+def start_server(
+    bundles: Sequence[str | Path],  # The first is the champion, the second stays resident behind it
+    *,
+    log_dir: str | Path,  # Prediction log
+    state_dir: str | Path,  # Routes, and what the server prints
+    settings: Settings | None = None,
+    env: Mapping[str, str] | None = None,  # Added to the child's environment
+    timeout_s: float = 60.0,  # Longest wait for readiness
+) -> Server:  # Ready; call `stop`, or it ends with this process
+    "Start the real server, for the cells of a notebook; raises `Refused` when it does not come up."
+    process, output = _launch(bundles, Path(log_dir), Path(state_dir), settings or Settings(), env or {})
+    try:
+        return _wait(process, output, timeout_s)
+    except BaseException:
+        Server(process, "", output).stop()
+        raise
+
 # %% ../../nbs/46_trial.server.ipynb #serving
 @contextmanager
 def serving(
@@ -142,11 +160,12 @@ def serving(
     timeout_s: float = 60.0,  # Longest wait for readiness
 ) -> Iterator[Server]:  # Stopped at the end of the block
     "Run the real server for the length of a block; raises `Refused` when it does not come up."
-    process, output = _launch(bundles, Path(log_dir), Path(state_dir), settings or Settings(), env or {})
+    folders = {"log_dir": log_dir, "state_dir": state_dir}
+    server = start_server(bundles, **folders, settings=settings, env=env, timeout_s=timeout_s)
     try:
-        yield _wait(process, output, timeout_s)
+        yield server
     finally:
-        Server(process, "", output).stop()
+        server.stop()
 
 # %% ../../nbs/46_trial.server.ipynb #running
 @contextmanager
