@@ -15,6 +15,7 @@ from mlops_nb.refactor.hygiene import SEVERITY, violations
 from mlops_nb.refactor.inspection import inspect_file, inspect_source, to_sarif
 from mlops_nb.refactor.source import source_of
 from tests.conftest import ROOT, Cli
+from tests.hygiene_cases import FAULTS
 from tests.test_refactor_source import notebook
 
 LEAKY = (
@@ -28,27 +29,17 @@ def rules(*cells: str, counts: tuple[int | None, ...] = ()) -> list[str]:
     return [v.rule for v in violations(source_of(*cells, counts=counts))]
 
 
-@pytest.mark.parametrize(
-    ("cell", "rule"),
-    [
-        ("x = = 1", "syntax-error"),
-        ("print(nothing)", "undefined-name"),
-        ("%load_ext autoreload", "magic"),
-        ("get_ipython().run_line_magic('time', '')", "magic"),
-        ("from numpy import *", "star-import"),
-        ("open('/home/ana/data.csv')", "absolute-path"),
-        ("open(r'C:\\data\\a.csv')", "absolute-path"),
-        ("import requests\nrequests.get('https://example.org')", "network-call"),
-        ("key = 'AKIAIOSFODNN7EXAMPLE'", "secret"),
-        ("db = {'password': 'correct horse'}", "secret"),
-        ("import random\nrandom.shuffle([1])", "unseeded-randomness"),
-        ("import numpy as np\nnp.random.default_rng()", "unseeded-randomness"),
-        ("# x = load()\n# fit(x)", "dead-cell"),
-        ("\n".join(f"x{i} = {i}" for i in range(61)), "long-cell"),
-    ],
-)
-def test_each_rule_fires_once(cell: str, rule: str) -> None:
-    assert rules(cell) == [rule]
+@pytest.mark.parametrize(("rule", "number"), [(rule, i) for rule, faults in FAULTS.items() for i in range(len(faults))])
+def test_each_rule_finds_its_fault_and_nothing_else_and_spares_the_twin(rule: str, number: int) -> None:
+    fault = FAULTS[rule][number]
+    found = inspect_source(source_of(*fault.bad, counts=fault.counts)).rules()
+    spared = {"unpinned-import"} - {rule}
+    assert set(found) - spared == {rule}
+    assert not set(inspect_source(source_of(*fault.fixed, counts=fault.fixed_counts)).rules()) - spared
+
+
+def test_every_rule_has_its_faults() -> None:
+    assert set(FAULTS) == set(SEVERITY)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import pytest
 from mlops_nb.refactor.inspection import inspect_file
 from mlops_nb.refactor.leakage import Leak, leaks_of
 from mlops_nb.refactor.source import source_of
-from tests.leakage_cases import CASES, IMPORTS
+from tests.leakage_cases import CLEAN, IMPORTS, LEAKS, PAIRS
+from tests.test_refactor_source import notebook
 
 Mutation = Callable[[str], list[str]]
 
@@ -56,14 +57,61 @@ def leaks(*cells: str) -> list[Leak]:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-@pytest.mark.parametrize("case", CASES)
-def test_seeded_leaks_and_nothing_else(case: str, mutation: str) -> None:
-    expected, code = CASES[case]
-    assert {leak.rule for leak in leaks(*MUTATIONS[mutation](code))} == expected
+@pytest.mark.parametrize("case", PAIRS)
+def test_a_leak_survives_mutation_and_its_fixed_twin_has_none(case: str, mutation: str) -> None:
+    pair, mutate = PAIRS[case], MUTATIONS[mutation]
+    assert {leak.rule for leak in leaks(*mutate(pair.bad))} == pair.rules
+    assert not leaks(*mutate(pair.fixed))
+
+
+@pytest.mark.parametrize("mutation", ["as written", "cells split"])
+@pytest.mark.parametrize("case", CLEAN)
+def test_sound_notebooks_are_left_alone(case: str, mutation: str) -> None:
+    assert not leaks(*MUTATIONS[mutation](CLEAN[case]))
+
+
+def as_notebook(folder: Path, cells: list[str]) -> Path:
+    "As it is saved after an afternoon of work: prose between the cells, counts out of order."
+    made = notebook(folder / "a.ipynb", *cells)
+    doc = json.loads(made.read_text())
+    for number, cell in enumerate(doc["cells"]):
+        cell["execution_count"] = 50 - number if number % 3 else None
+    doc["cells"] = [
+        c for cell in doc["cells"] for c in ({"cell_type": "markdown", "id": f"m{cell['id']}", "source": "why"}, cell)
+    ]
+    made.write_text(json.dumps(doc))
+    return made
+
+
+def as_percent_script(folder: Path, cells: list[str]) -> Path:
+    file = folder / "a.py"
+    file.write_text("".join(f"# %%\n{cell}\n\n# %% [markdown]\n# why\n\n" for cell in cells))
+    return file
+
+
+def as_converted(folder: Path, cells: list[str]) -> Path:
+    "As nbconvert writes it."
+    head = (
+        "#!/usr/bin/env python\n# coding: utf-8\n\n# In[1]:\n\n\nget_ipython().run_line_magic('matplotlib', 'inline')\n"
+    )
+    file = folder / "a.py"
+    file.write_text(head + "".join(f"\n\n# In[{n}]:\n\n\n{cell}\n" for n, cell in enumerate(cells, 2)))
+    return file
+
+
+@pytest.mark.parametrize("form", [as_notebook, as_percent_script, as_converted], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("case", PAIRS)
+def test_every_kind_of_file_says_the_same(case: str, form: Callable[[Path, list[str]], Path], tmp_path: Path) -> None:
+    pair, split = PAIRS[case], MUTATIONS["cells split"]
+    bad = [f for f in inspect_file(form(tmp_path, [IMPORTS.strip(), *split(pair.bad)])).findings if f.rule in LEAKS]
+    assert {f.rule for f in bad} == pair.rules
+    assert all(len(f.flow) > 1 and f.fix.text() and f.place.line > 0 for f in bad)
+    fixed = inspect_file(form(tmp_path, [IMPORTS.strip(), *split(pair.fixed)])).findings
+    assert not [f for f in fixed if f.rule in LEAKS]
 
 
 def test_the_flow_leads_from_fit_to_score() -> None:
-    (leak,) = leaks(CASES["minmax_all"][1])
+    (leak,) = leaks(PAIRS["minmax_all"].bad)
     assert [step.key.rpartition(".")[2] for step in leak.flow] == ["learned", "split", "fit", "judged"]
     assert [step.site for step in leak.flow] == [(2, 4), (2, 6), (2, 8), (2, 10)]
 
@@ -109,4 +157,4 @@ f"{x!r:>{width}}"
 global_ = {**a, "b": {*c}}
 fit(*args, **kwargs)(1)(2)
 """
-    assert leaks(odd, CASES["minmax_all"][1])
+    assert leaks(odd, PAIRS["minmax_all"].bad)
