@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol
 
 import numpy as np
@@ -459,6 +460,12 @@ def _read_column(
     return NumberProfile(rows["cut"].copy(), rows["upto"].copy(), rows["below"].copy(), **known)
 
 
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, MemoryError, OverflowError),
+    *(SyntaxError, TokenError),  # numpy reads the head of an array with Python's own parser
+)
+
+
 def load_profile(
     folder: str | Path,
 ) -> Profile:
@@ -474,5 +481,5 @@ def load_profile(
         columns = {h["name"]: _read_column(h, rows) for h, rows in zip(doc["columns"], parts, strict=False)}
         period = (int(doc["period"][0]), int(doc["period"][1])) if doc["period"] else None
         return Profile(columns, int(doc["rows"]), period, tuple(doc["ignored"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError) as e:
+    except _UNREADABLE as e:
         raise InputError(f"not a reference profile: {e}", where=str(source), fix="build it again") from None
