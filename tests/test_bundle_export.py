@@ -18,13 +18,17 @@ from mlops_nb.bundle.export import package_name, read_inputs, run_export
 from mlops_nb.bundle.foreign import export_onnx
 from mlops_nb.bundle.format import load_bundle, write_bundle
 from mlops_nb.bundle.parity import verify_bundle
+from mlops_nb.bundle.sealing import pack_bundle
 from mlops_nb.charter import freeze_file
 from mlops_nb.core.errors import InputError, MlopsError, Refused
 from mlops_nb.core.workspace import Workspace, stage_evidence
+from mlops_nb.data.frames import rows as frame_rows
 from mlops_nb.data.stage import run_data
 from mlops_nb.lifecycle.scaffold import init_from_file
+from mlops_nb.serving.predictor import Predictor
 from mlops_nb.stats.profiles import Profile
 from tests.conftest import Cli
+from tests.serving_bundle import running
 
 pytestmark = pytest.mark.slow  # the lifecycle of `make test` runs this stage once
 
@@ -259,3 +263,109 @@ def test_the_command_makes_a_bundle_around_a_graph(cli: Cli, tmp_path: Path) -> 
     bundle, _ = verify_bundle(tmp_path / "made")
     assert bundle.contract.feature_names == ("a", "b", "c")
     assert bundle.task == "regression"
+
+
+DERIVE = """#| export
+import re
+
+import numpy as np
+
+WORD = re.compile(r"[a-z]+")
+
+
+def initial(plan: str) -> str:
+    return WORD.findall(plan)[0][:1]
+
+
+def derive_columns(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    "What a month has cost, and the first letter of the plan."
+    return {
+        "charge_each": columns["charge"] / (columns["tenure"] + 1),
+        "initial": np.array([initial(plan) for plan in columns["plan"].tolist()]),
+    }
+"""
+
+
+def deriving(ws: Workspace) -> None:
+    "Let the notebook derive two columns."
+    change_cell(
+        ws,
+        "data",
+        "X_train.head()",
+        "X_train, X_valid = derive_frame(X_train, derive_columns), derive_frame(X_valid, derive_columns)\nX_train.head()",
+    )
+    change_cell(
+        ws,
+        "tools",
+        "import encode_frame, labels",
+        "import encode_frame, labels\nfrom mlops_nb.bundle.features import derive_frame",
+    )
+    change_cell(ws, "features", 'contract.names("number"))', '[*contract.names("number"), "charge_each"])')
+    change_cell(ws, "features", "sparse_output=False), few)", 'sparse_output=False), [*few, "initial"])')
+    doc = json.loads(ws.notebook.read_text())
+    at = next(i for i, c in enumerate(doc["cells"]) if c["id"] == "tools")
+    cell = {**doc["cells"][at], "id": "derive", "metadata": {}, "source": DERIVE}
+    doc["cells"].insert(at, cell)
+    ws.notebook.write_text(json.dumps(doc))
+
+
+@pytest.fixture
+def derived(binary: Workspace) -> Workspace:
+    "A workspace whose model sees derived columns, exported."
+    deriving(binary)
+    run_cells(binary)
+    run_export(binary)
+    return binary
+
+
+def candidate(ws: Workspace) -> Path:
+    return ws.root / str(stage_evidence(ws, "export").data["candidate"]["path"])
+
+
+def test_derived_columns_are_the_same_in_the_notebook_and_over_http(derived: Workspace, tmp_path: Path) -> None:
+    bundle, parity = verify_bundle(candidate(derived))
+    assert "features.py" in bundle.manifest["files"]
+    assert [t.name for t in bundle.signature.inputs][-2:] == ["charge_each", "initial"]
+    assert parity.beyond == 0
+    notebook = pd.read_parquet(derived.runs / "seed-0" / "predictions.parquet")["p.yes"].to_numpy()
+    rows = frame_rows(bundle.contract, pd.read_parquet(derived.split("valid")))
+    packed = pack_bundle(bundle, tmp_path / "b.mlb")
+    with running(tmp_path / "server", packed) as server:
+        said = server.client.post("/predict", json={"rows": rows}).json()["predictions"]
+        one = server.client.post("/predict", json={"rows": rows[:1]}).json()["predictions"]
+    over_http = np.array([p["probability"]["yes"] for p in said])
+    assert np.abs(over_http - notebook).max() <= bundle.tolerance.atol
+    assert one[0]["probability"] == pytest.approx(said[0]["probability"], abs=1e-6)
+    local = [p.probability["yes"] for p in Predictor(bundle).predict(rows)]  # type: ignore[index]
+    assert np.abs(over_http - local).max() <= 1e-6
+
+
+def test_a_changed_feature_function_is_refused_at_load(derived: Workspace) -> None:
+    folder = candidate(derived)
+    file, text = folder / "features.py", (folder / "features.py").read_text()
+    file.write_text(text.replace("+ 1", "+ 2"))
+    with pytest.raises(Refused, match=r"features\.py: the content is not what the manifest says"):
+        load_bundle(folder)
+    made = {n: (folder / n).read_bytes() for n in json.loads((folder / "manifest.json").read_bytes())["files"]}
+    head = {
+        k: v for k, v in json.loads((folder / "manifest.json").read_bytes()).items() if k not in ("files", "format")
+    }
+    other = write_bundle(folder.parent.parent / "other", head, made)  # with hashes that fit: another id, other answers
+    with pytest.raises(Refused, match="golden rows are answered differently here"):
+        verify_bundle(other)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[0][:1]", "[0][:1] + open('/etc/hostname').read()", r"features\.py, line \d+: 'open' is not allowed"),
+        ('columns["charge"] /', 'columns["charge"] - columns["charge"].max() +', "depends on the rows beside it"),
+        ('"charge_each":', '"charge":', "'charge' is a column of the contract"),
+    ],
+)
+def test_functions_that_may_not_be_in_a_bundle(binary: Workspace, old: str, new: str, message: str) -> None:
+    deriving(binary)
+    change_cell(binary, "derive", old, new)
+    with pytest.raises(MlopsError, match=message):
+        run_export(binary)
+    assert not binary.bundles.exists()

@@ -9,7 +9,7 @@ import keyword
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,25 @@ from mlops_nb.bundle.contents import (
     licences,
 )
 from .edges import edge_rows, spread
+from mlops_nb.bundle.features import (
+    FEATURES,
+    Derive,
+    extract_features,
+    load_features,
+    prove_features,
+    widened,
+)
 from .fitting import Fitted, fit_in_clean_process
 from .format import golden_bytes, load_bundle, write_bundle
-from .manifest import json_bytes
 from .lighter import Choice, Material, choose_lighter, lighter_facts, provenance
+from .manifest import json_bytes
 from .onnx import signature_of
 from .parity import Parity, compare, open_graph, run_graph, tolerance_for
-from .parts import Golden, Thresholds, Tolerance
+from .parts import Golden, Signature, Thresholds, Tolerance
 from ..charter import Charter, load_frozen
 from ..core.errors import InputError, Refused, require
 from ..core.facts import Fact
+from ..core.files import atomic_write
 from ..core.hashing import sha256_file
 from ..core.messages import number, text
 from ..core.workspace import Evidence, Workspace, write_evidence
@@ -44,8 +53,8 @@ from ..refactor.extraction import Refactored, refactor_notebook
 from ..stats.profiles import build_profile
 
 # %% auto #0
-__all__ = ['SEED', 'GOLDEN_ROWS', 'COMPARED_ROWS', 'PREFIX', 'Inputs', 'read_inputs', 'predictions_file', 'notebook_predictions',
-           'require_equal', 'Proof', 'prove', 'run_export', 'package_name']
+__all__ = ['SEED', 'GOLDEN_ROWS', 'COMPARED_ROWS', 'PREFIX', 'Inputs', 'read_inputs', 'with_features', 'predictions_file',
+           'notebook_predictions', 'require_equal', 'Proof', 'prove', 'run_export', 'package_name']
 
 # %% ../../nbs/39_bundle.export.ipynb #inputs
 SEED = 0  # the run that is shipped
@@ -63,6 +72,21 @@ class Inputs:
     valid: Any
     encoded: Mapping[str, NDArray[Any]]  # valid, through the contract
     target: NDArray[Any]  # labels of valid
+    features: bytes | None = None  # features.py
+    derive: Derive | None = None  # what it does
+    wide: Contract | None = None  # of what the graph takes, when that is more than the contract
+
+    @property
+    def signature(self) -> Signature:
+        "Inputs and outputs of the graphs."
+        return signature_of(self.wide or self.contract)
+
+    def tensors(
+        self,
+        encoded: Mapping[str, NDArray[Any]],
+    ) -> dict[str, NDArray[Any]]:  # What the graph takes
+        "Encoded columns with the derived ones behind them."
+        return {**encoded, **(self.derive(encoded) if self.derive else {})}
 
     @property
     def golden_rows(self) -> tuple[list[dict[str, Any]], list[str]]:
@@ -102,6 +126,22 @@ def _require_same_encoding(
         if not np.all(same):
             row = int(np.argmin(same))
             raise Refused(f"row {row} is {b[row]!r} in training and {a[row]!r} as sent", where=f"column '{name}'")
+
+# %% ../../nbs/39_bundle.export.ipynb #derived
+def with_features(
+    inputs: Inputs,
+    module: Path,  # model.py; features.py is written beside it
+) -> Inputs:
+    "The inputs of a model that derives columns; raises `Refused` for a function that may not be in a bundle."
+    beside = module.with_name(FEATURES)
+    source = extract_features(module.read_text(encoding="utf-8"))
+    if source is None:
+        beside.unlink(missing_ok=True)
+        return inputs
+    derive = load_features(source)
+    derived = prove_features(derive, inputs.contract.encode(inputs.golden_rows[0]))
+    atomic_write(beside, source)
+    return replace(inputs, features=source, derive=derive, wide=widened(inputs.contract, derived))
 
 # %% ../../nbs/39_bundle.export.ipynb #exact
 PREFIX = {"model": "", "baseline": "baseline."}
@@ -193,13 +233,15 @@ def prove(
     kinds: Sequence[str],
 ) -> Proof:
     "Compare graph and estimator; raises `Refused` with the worst rows."
-    contract, signature = inputs.contract, signature_of(inputs.contract)
+    contract, signature = inputs.contract, inputs.signature
     session, known = open_graph(fitted.graph), np.flatnonzero(np.isfinite(fitted.golden).all(axis=1)).tolist()
     kept = [rows[i] for i in known]
     golden = Golden(tuple(kept), fitted.golden[known], tuple(kinds[i] for i in known))
     tolerance = tolerance_for(contract.target.task, fitted.valid)
-    on_valid = compare(run_graph(session, inputs.encoded, signature), fitted.valid, tolerance)
-    on_golden = compare(run_graph(session, contract.encode(kept), signature), golden.expected, tolerance)
+    on_valid = compare(run_graph(session, inputs.tensors(inputs.encoded), signature), fitted.valid, tolerance)
+    on_golden = compare(
+        run_graph(session, inputs.tensors(contract.encode(kept)), signature), golden.expected, tolerance
+    )
     _require_parity(on_valid, "row {} of valid")
     _require_parity(on_golden, "golden row {}", kept)
     return Proof(fitted.graph, tolerance, golden, on_valid, on_golden, len(rows) - len(known))
@@ -258,7 +300,7 @@ def _thresholds(
     proof: Proof,
 ) -> Thresholds:
     "Where the graph's answers are cut."
-    found = run_graph(open_graph(proof.graph), inputs.encoded, signature_of(inputs.contract))
+    found = run_graph(open_graph(proof.graph), inputs.tensors(inputs.encoded), inputs.signature)
     return choose_thresholds(inputs.contract, inputs.charter.business, inputs.target, found)
 
 
@@ -267,11 +309,16 @@ def _graph_files(
     proof: Proof,
 ) -> dict[str, bytes]:
     "The graph and what was measured with it."
-    contract, signature, session = inputs.contract, signature_of(inputs.contract), open_graph(proof.graph)
+    contract, signature, session = inputs.contract, inputs.signature, open_graph(proof.graph)
     sample = spread(len(inputs.target), 2_000)
     few = {n: values[sample] for n, values in inputs.encoded.items()}
-    about = explanation_baseline(contract, lambda e: run_graph(session, e, signature), few, inputs.target[sample])
+
+    def ask(encoded: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        return run_graph(session, inputs.tensors(encoded), signature)
+
+    about = explanation_baseline(contract, ask, few, inputs.target[sample])
     return {
+        **({FEATURES: inputs.features} if inputs.features else {}),
         "model.onnx": proof.graph,
         "golden.parquet": golden_bytes(proof.golden, contract),
         "thresholds.json": json_bytes(_thresholds(inputs, proof).to_dict()),
@@ -295,7 +342,7 @@ def _head(
         "target": target.name,
         "classes": target.classes,
         "positive": target.positive,
-        "signature": signature_of(inputs.contract).to_dict(),
+        "signature": inputs.signature.to_dict(),
         "tolerance": {"atol": proof.tolerance.atol, "rtol": proof.tolerance.rtol},
         "parity": proof.to_dict(),
         "data": {"train": digest["train"], "valid": digest["valid"], "rows": len(inputs.train)},
@@ -309,17 +356,17 @@ def _material(
     proofs: Mapping[str, Proof],
 ) -> Material:
     "What a lighter model is made from and measured on."
-    contract, encode = inputs.contract, require("mlops_nb.data.frames", "lab").encode_frame
-    golden = require("pandas", "lab").DataFrame(contract.encode(list(proofs["model"].golden.rows)))
+    frames, wide = require("mlops_nb.data.frames", "lab"), inputs.derive.frame if inputs.derive else lambda f: f
+    golden = require("pandas", "lab").DataFrame(inputs.contract.encode(list(proofs["model"].golden.rows)))
     return Material(
-        contract=contract,
+        contract=inputs.wide or inputs.contract,
         charter=inputs.charter,
         model=proofs["model"].graph,
         baseline=proofs["baseline"].graph,
         thresholds=_thresholds(inputs, proofs["model"]),
-        train=encode(contract, inputs.train),
-        valid=encode(contract, inputs.valid),
-        golden=golden,
+        train=wide(frames.encode_frame(inputs.contract, inputs.train)),
+        valid=wide(frames.encode_frame(inputs.contract, inputs.valid)),
+        golden=wide(golden),
         target=inputs.target,
     )
 
@@ -365,8 +412,11 @@ def run_export(
     inputs = read_inputs(ws)
     _sweep(ws.bundles)
     module = refactor_notebook(ws.notebook, ws.src, package_name(inputs.charter.problem.name))
+    inputs = with_features(inputs, module.module)
     rows, kinds = inputs.golden_rows
-    fitted = fit_in_clean_process(module.module, ws.contract_file, ws.split("train"), ws.split("valid"), rows, SEED)
+    beside = module.module.with_name(FEATURES) if inputs.features else None
+    splits = ws.split("train"), ws.split("valid")
+    fitted = fit_in_clean_process(module.module, ws.contract_file, *splits, rows, SEED, beside)
     for role, found in fitted.items():
         require_equal(role, notebook_predictions(ws, inputs.contract, role), found.valid)
     proofs = {role: prove(found, inputs, rows, kinds) for role, found in fitted.items()}

@@ -9,16 +9,19 @@ import ast
 import builtins
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import InputError, Refused
+from ..data.columns import Column, Kind
+from ..data.contract import Contract
 
 # %% auto #0
 __all__ = ['FEATURES', 'FUNCTION', 'MODULES', 'BUILTINS', 'OUTSIDE', 'Columns', 'check_features', 'Derive', 'derive_frame',
-           'load_features', 'prove_features', 'extract_features']
+           'widened', 'load_features', 'prove_features', 'extract_features']
 
 # %% ../../nbs/35b_bundle.features.ipynb #rules
 FEATURES = "features.py"
@@ -29,27 +32,135 @@ MODULES = frozenset(
 BUILTINS = frozenset(
     [
         *(
-            ["abs", "all", "any", "bool", "bytes", "chr", "dict", "divmod", "enumerate", "filter", "float", "frozenset", "int", "isinstance", "len", "list", "map", "max", "min"]
+            [
+                "abs",
+                "all",
+                "any",
+                "bool",
+                "bytes",
+                "chr",
+                "dict",
+                "divmod",
+                "enumerate",
+                "filter",
+                "float",
+                "frozenset",
+                "int",
+                "isinstance",
+                "len",
+                "list",
+                "map",
+                "max",
+                "min",
+            ]
         ),
-        *(["ord", "pow", "range", "repr", "reversed", "round", "set", "slice", "sorted", "str", "sum", "tuple", "zip", "True", "False", "None"]),
-        *(["ValueError", "TypeError", "KeyError", "IndexError", "ArithmeticError", "OverflowError", "ZeroDivisionError", "Exception"]),
+        *(
+            [
+                "ord",
+                "pow",
+                "range",
+                "repr",
+                "reversed",
+                "round",
+                "set",
+                "slice",
+                "sorted",
+                "str",
+                "sum",
+                "tuple",
+                "zip",
+                "True",
+                "False",
+                "None",
+            ]
+        ),
+        *(
+            [
+                "ValueError",
+                "TypeError",
+                "KeyError",
+                "IndexError",
+                "ArithmeticError",
+                "OverflowError",
+                "ZeroDivisionError",
+                "Exception",
+            ]
+        ),
     ]
 )
 OUTSIDE = frozenset(
     [
         *(
-            ["load", "save", "savez", "savez_compressed", "fromfile", "tofile", "memmap", "loadtxt", "savetxt", "genfromtxt", "fromregex", "DataSource"]
+            [
+                "load",
+                "save",
+                "savez",
+                "savez_compressed",
+                "fromfile",
+                "tofile",
+                "memmap",
+                "loadtxt",
+                "savetxt",
+                "genfromtxt",
+                "fromregex",
+                "DataSource",
+            ]
         ),
         *(
-            ["open_memmap", "ctypes", "ctypeslib", "lib", "f2py", "testing", "distutils", "dump", "dumps", "random", "sys", "os", "core", "source", "info", "rec"]
+            [
+                "open_memmap",
+                "ctypes",
+                "ctypeslib",
+                "lib",
+                "f2py",
+                "testing",
+                "distutils",
+                "dump",
+                "dumps",
+                "random",
+                "sys",
+                "os",
+                "core",
+                "source",
+                "info",
+                "rec",
+            ]
         ),
         *(
-            ["now", "today", "utcnow", "fromtimestamp", "format", "format_map", "seterr", "seterrcall", "setbufsize", "set_printoptions", "copyreg", "enum"]
+            [
+                "now",
+                "today",
+                "utcnow",
+                "fromtimestamp",
+                "format",
+                "format_map",
+                "seterr",
+                "seterrcall",
+                "setbufsize",
+                "set_printoptions",
+                "copyreg",
+                "enum",
+            ]
         ),
     ]
 )
 _CHANGES = frozenset(
-    ["append", "add", "update", "extend", "insert", "remove", "pop", "clear", "setdefault", "popitem", "discard", "sort", "reverse", "fill"]
+    [
+        "append",
+        "add",
+        "update",
+        "extend",
+        "insert",
+        "remove",
+        "pop",
+        "clear",
+        "setdefault",
+        "popitem",
+        "discard",
+        "sort",
+        "reverse",
+        "fill",
+    ]
 )
 _STATEMENTS = (
     *(ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr),
@@ -228,13 +339,30 @@ class Derive:
             raise InputError(f"it returned {list(told)}, {list(self._names)} was expected"[:300], where=FEATURES)
         return {n: _typed(n, v, rows) for n, v in told.items()}
 
+    def frame(
+        self,
+        frame: Any,  # pandas.DataFrame, encoded
+    ) -> Any:  # The frame with the derived columns behind its own
+        "What a model is fitted on."
+        return frame.assign(**self({n: frame[n].to_numpy() for n in frame}))
+
 
 def derive_frame(
     frame: Any,  # pandas.DataFrame, encoded
     function: Callable[[dict[str, NDArray[Any]]], Any],  # derive_columns
 ) -> Any:  # The frame with the derived columns behind its own
     "What a notebook gives to its model."
-    return frame.assign(**Derive(function)({n: frame[n].to_numpy() for n in frame}))
+    return Derive(function).frame(frame)
+
+
+def widened(
+    contract: Contract,
+    columns: Mapping[str, Any],  # Encoded and derived
+) -> Contract:  # Of what the graph takes
+    "A contract with the derived columns behind its own; clients never see it."
+    new = (n for n in columns if n not in contract.feature_names)
+    kinds: dict[str, Kind] = {n: "text" if columns[n].dtype == object else "number" for n in new}
+    return replace(contract, columns=(*contract.columns, *(Column(n, k, nullable=True) for n, k in kinds.items())))
 
 # %% ../../nbs/35b_bundle.features.ipynb #load
 def _import(

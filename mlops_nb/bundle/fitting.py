@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .features import load_features, widened
 from ..core import errors
 from ..core.errors import InputError, MlopsError, require
 from ..core.files import read_json, write_json
@@ -26,7 +27,8 @@ from ..core.processes import start
 from ..data.contract import Contract, load_contract
 
 # %% auto #0
-__all__ = ['ROLES', 'ONE_THREAD', 'Fitted', 'load_module', 'answers', 'answers_where_possible', 'run_job', 'fit_in_clean_process']
+__all__ = ['ROLES', 'ONE_THREAD', 'Fitted', 'load_module', 'answers', 'answers_where_possible', 'widener', 'run_job',
+           'fit_in_clean_process']
 
 # %% ../../nbs/38a_bundle.fitting.ipynb #job
 ROLES = {"model": "build_model", "baseline": "build_baseline"}
@@ -104,6 +106,16 @@ def answers_where_possible(
             continue
     return found
 
+# %% ../../nbs/38a_bundle.fitting.ipynb #widener
+def widener(
+    features: str,  # features.py; empty: the model derives nothing
+) -> Callable[[Any], Any]:  # Encoded frame to the frame the model sees
+    "What puts the derived columns behind the encoded ones."
+    if not features:
+        return lambda frame: frame
+    derive = load_features(Path(features).read_bytes())
+    return derive.frame
+
 # %% ../../nbs/38a_bundle.fitting.ipynb #child
 def _fit_role(
     role: str,
@@ -118,12 +130,14 @@ def _fit_role(
     if build is None:
         raise InputError(f"no function {ROLES[role]}", where=path.name, fix="mark it with '#| export' in the notebook")
     train, valid = (pandas.read_parquet(job[split]) for split in ("train", "valid"))
-    features, target = frames.encode_frame(contract, train), frames.labels(contract, train)
+    wide = widener(job["features"])
+    features, target = wide(frames.encode_frame(contract, train)), frames.labels(contract, train)
     estimator = _calling(path, lambda: build(contract, job["seed"]).fit(features, target))
-    task, golden = contract.target.task, pandas.DataFrame(contract.encode(job["golden"]))
-    np.save(out / f"{role}.valid.npy", answers(estimator, frames.encode_frame(contract, valid), task))
+    task, golden = contract.target.task, wide(pandas.DataFrame(contract.encode(job["golden"])))
+    graph = onnx.convert(estimator, widened(contract, features))
+    np.save(out / f"{role}.valid.npy", answers(estimator, wide(frames.encode_frame(contract, valid)), task))
     np.save(out / f"{role}.golden.npy", answers_where_possible(estimator, golden, task))
-    (out / f"{role}.onnx").write_bytes(onnx.convert(estimator, contract))
+    (out / f"{role}.onnx").write_bytes(graph)
 
 
 def run_job(
@@ -160,12 +174,13 @@ def fit_in_clean_process(
     valid: Path,
     golden: Sequence[Mapping[str, Any]],  # Raw rows
     seed: int = 0,
+    features: Path | None = None,  # features.py
 ) -> dict[str, Fitted]:  # By role
     "Fit the module's model and baseline in a fresh interpreter with one thread; raises what the child raised."
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         paths = {"module": module, "contract": contract, "train": train, "valid": valid, "out": out}
-        job = write_json(out / "job.json", {**paths, "golden": golden, "seed": seed})
+        job = write_json(out / "job.json", {**paths, "golden": golden, "seed": seed, "features": features or ""})
         command = [
             sys.executable,
             "-c",
