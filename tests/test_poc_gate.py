@@ -4,6 +4,7 @@ import json
 from datetime import date
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from mlops_nb.core.errors import InputError, Refused
@@ -12,6 +13,7 @@ from mlops_nb.core.keys import key_file, new_key_pair
 from mlops_nb.core.workspace import Workspace
 from mlops_nb.ledger import Ledger
 from mlops_nb.poc.approval import approve_decision, read_approvals, valid_approvals
+from mlops_nb.poc.document import check_document, decision_schema
 from mlops_nb.poc.gate import Decision, first_difference, months_later, read_decision, run_gate, verify_decision
 from mlops_nb.poc.scorecard import run_score
 from mlops_nb.poc.verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED
@@ -250,3 +252,15 @@ def test_a_wrong_list_of_approvers_is_one_clear_error(tmp_path: Path, environ: d
     ws, _ = decided(tmp_path / "ws", Story(approvers=text))
     with pytest.raises(InputError, match=r"approvers\.toml"):
         approve_decision(ws, "A", "", environ)
+
+
+def test_a_decision_is_in_the_published_form(tmp_path: Path) -> None:
+    _, decision = decided(tmp_path)
+    document, schema = decision.document, decision_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(document, schema)
+    for change in ({"decision": "yes"}, {"verdict": "go"}, {"expires": "soon"}, {"criteria": []}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**document, **change}, schema)
+        with pytest.raises(InputError):
+            check_document({**document, **change})

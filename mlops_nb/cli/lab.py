@@ -158,8 +158,25 @@ def trial(folder: Dir, as_json: AsJson = False) -> None:
     show_facts(stage_of(folder, "trial"), "trial", as_json)
 
 
+def _print_schema(
+    wanted: bool,
+) -> None:
+    "Print the published form of a decision and end, before a folder is asked for."
+    if wanted:
+        from mlops_nb.poc.document import decision_schema
+
+        say_json(decision_schema())
+        raise typer.Exit
+
+
 @lab.command()
-def gate(folder: Dir, as_json: AsJson = False) -> None:
+def gate(
+    folder: Dir,
+    as_json: AsJson = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", is_eager=True, callback=_print_schema, help="Print the schema of decision.json.")
+    ] = False,
+) -> None:
     """Decide: go, conditional, no-go or not assessed.
 
     Example: mlops-nb gate churn

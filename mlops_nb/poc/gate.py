@@ -19,6 +19,7 @@ from ..core.messages import Message, label
 from ..core.workspace import Evidence, Workspace, stage_evidence
 from ..ledger import Ledger, actor_name
 from .approval import check_approvers, decision_id, read_approvals, valid_approvals
+from .document import check_document
 from .verdict import CONDITIONAL, GO, NOT_ASSESSED, STATES, overall
 
 # %% auto #0
@@ -149,7 +150,9 @@ def run_gate(
     frozen, score = load_frozen(ws), stage_evidence(ws, "score")
     check_order(ws, frozen)
     day = today or datetime.now(UTC).date()
-    write_json(ws.decision_file, decide(frozen, score, _files(ws), day, by or actor_name()))
+    document = decide(frozen, score, _files(ws), day, by or actor_name())
+    check_document(document)
+    write_json(ws.decision_file, document)
     return read_decision(ws)
 
 # %% ../../nbs/28_poc.gate.ipynb #decision
