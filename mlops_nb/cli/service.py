@@ -23,14 +23,19 @@ service = typer.Typer(no_args_is_help=True)
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of the server: made, listed, revoked; stored as hashes.")
 
 # %% ../../nbs/95_cli.service.ipynb #serve
+_SET = "from the settings"
+
+
 @service.command()
 def serve(
     bundles: Annotated[
         list[Path], typer.Argument(help="Bundles; the first serves, the second is the way back.", show_default=False)
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback needs authentication.")] = "",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = -1,
-    workers: Annotated[int, typer.Option(help="Worker processes on that port.")] = 0,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond loopback needs authentication.", show_default=_SET)
+    ] = "",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", show_default=_SET)] = -1,
+    workers: Annotated[int, typer.Option(help="Worker processes on that port.", show_default=_SET)] = 0,
     profile: Annotated[str, typer.Option(help="Settings profile: dev, test or prod.")] = "dev",
     settings: Annotated[Path | None, typer.Option(help="An .ini file of settings.")] = None,
     log_dir: Annotated[Path | None, typer.Option(help="Folder of the prediction log; default: none is kept.")] = None,
@@ -38,8 +43,8 @@ def serve(
 ) -> None:
     """The production server: ready when it says so, gone when everybody is answered (Ctrl-C or SIGTERM).
 
-    Everything is checked first; a wrong setting is one line and exit code 2. Every setting of the server can be given
-    in the .ini file or as MLOPS_NB_SERVE_...; see mlops_nb.core.settings.
+    Everything is checked first; a wrong setting is one line and exit code 2. Every setting can be given in the .ini file
+    or as MLOPS_NB_SERVE_...; see mlops_nb.core.settings.
 
     Example: mlops-nb serve bundles/churn-0123456789ab --port 8080 --log-dir logs
     """

@@ -23,14 +23,14 @@ from .recorder import Place
 from .tracing import Tracing
 
 # %% auto #0
-__all__ = ['App', 'summary', 'keep', 'traced', 'pass_on', 'known_status', 'replay', 'create_app']
+__all__ = ['Life', 'App', 'summary', 'keep', 'traced', 'pass_on', 'known_status', 'replay', 'create_app']
 
 # %% ../../nbs/44j_serving.app.ipynb #app
-class App:
-    "Hot routes by hand, the others by FastAPI."
+class Life:
+    "Starts and stops an engine: by itself, by a server's events, or inside a host's life."
 
     def __init__(self, engine: Engine, bundles: Sequence[str | Path]) -> None:
-        self.engine, self._bundles, self.control = engine, bundles, make_control(engine)
+        self.engine, self._bundles = engine, bundles
         self._starting = asyncio.Lock()
         self._started = False
         self._keeper: asyncio.Task[None] | None = None
@@ -66,10 +66,31 @@ class App:
         finally:
             await self.stop()
 
+    async def events(self, receive: Receive, send: Send) -> None:
+        "ASGI lifespan."
+        await receive()
+        try:
+            await self.start()
+        except MlopsError as e:
+            self.failure = e
+            return await send({"type": "lifespan.startup.failed", "message": str(e)})
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+# %% ../../nbs/44j_serving.app.ipynb #dispatch
+class App(Life):
+    "Hot routes by hand, the others by FastAPI."
+
+    def __init__(self, engine: Engine, bundles: Sequence[str | Path]) -> None:
+        super().__init__(engine, bundles)
+        self.control = make_control(engine)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         "ASGI."
         if scope["type"] == "lifespan":
-            return await self._lifespan(receive, send)
+            return await self.events(receive, send)
         if scope["type"] != "http":
             return await self.control(scope, receive, send)
         if not self._started:
@@ -91,18 +112,6 @@ class App:
             if named := infer_path(path):
                 return await handle(self.engine, "infer", _infer_of(*named), scope, receive, send)
         await pass_on(self, scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.start()
-        except MlopsError as e:
-            self.failure = e
-            return await send({"type": "lifespan.startup.failed", "message": str(e)})
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.stop()
-        await send({"type": "lifespan.shutdown.complete"})
 
 # %% ../../nbs/44j_serving.app.ipynb #summary
 def summary(

@@ -23,7 +23,7 @@ from .rows import Block, join
 from .scoring import Output
 
 # %% auto #0
-__all__ = ['Key', 'Compute', 'single', 'singles', 'CacheCounts', 'LookUp', 'AnswerCache', 'make_cache']
+__all__ = ['Key', 'Compute', 'single', 'singles', 'CacheCounts', 'LookUp', 'Shelf', 'AnswerCache', 'some', 'make_cache']
 
 # %% ../../nbs/43h_serving.cache.ipynb #single
 def single(
@@ -55,7 +55,7 @@ class CacheCounts:
 Key = tuple[Hashable, Hashable]  # arm and version, row
 Compute = Callable[[Block, int, float], Awaitable[Answered]]  # rows, how many, deadline
 
-# %% ../../nbs/43h_serving.cache.ipynb #look-up
+# %% ../../nbs/43h_serving.cache.ipynb #shelf
 @dataclass(frozen=True)
 class LookUp:
     "The rows of a request: what is known, what others compute, what is left."
@@ -65,27 +65,19 @@ class LookUp:
     own: dict[int, asyncio.Future[Scored | None]]
 
 
-class AnswerCache:
-    "Answers of the primary models of one worker."
+class Shelf:
+    "Answers that are kept, and those that somebody is computing."
 
-    def __init__(
-        self,
-        rows: int,  # That are kept
-        ttl_s: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._kept: cachetools.TTLCache[Key, Scored] = cachetools.TTLCache(rows, ttl_s, timer=clock)
-        self._pending: dict[Key, asyncio.Future[Scored | None]] = {}
+    def __init__(self, rows: int, ttl_s: float, clock: Callable[[], float]) -> None:
+        self.kept: cachetools.TTLCache[Key, Scored] = cachetools.TTLCache(rows, ttl_s, timer=clock)
         self.counts = CacheCounts()
+        self._pending: dict[Key, asyncio.Future[Scored | None]] = {}
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def _look_up(self, keys: Sequence[Key]) -> LookUp:
+    def look_up(self, keys: Sequence[Key]) -> LookUp:
         "Sort the rows; those nobody computes are this request's to compute."
         found = LookUp({}, {}, {})
         for i, key in enumerate(keys):
-            if (kept := self._kept.get(key)) is not None:
+            if (kept := self.kept.get(key)) is not None:
                 found.known[i] = kept
             elif (pending := self._pending.get(key)) is not None:
                 found.awaited[i] = pending
@@ -95,6 +87,30 @@ class AnswerCache:
         counts.hit, counts.joined = counts.hit + len(found.known), counts.joined + len(found.awaited)
         counts.miss += len(found.own)
         return found
+
+    def settle(self, keys: Sequence[Key], found: LookUp, computed: dict[int, Scored]) -> None:
+        "Keep what was computed; whoever waits for it learns it either way."
+        self.kept.update({keys[i]: s for i, s in computed.items() if not s.reason})
+        for i, pending in found.own.items():
+            del self._pending[keys[i]]
+            if not pending.done():
+                pending.set_result(computed.get(i))
+
+# %% ../../nbs/43h_serving.cache.ipynb #cache
+class AnswerCache:
+    "Answers of the primary models of one worker."
+
+    def __init__(
+        self,
+        rows: int,  # That are kept
+        ttl_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shelf = Shelf(rows, ttl_s, clock)
+        self.counts = self._shelf.counts
+
+    def __len__(self) -> int:
+        return len(self._shelf.kept)
 
     async def answer(
         self,
@@ -108,39 +124,32 @@ class AnswerCache:
         "Answer rows from what is kept, and keep what is computed; raises what `compute` raises."
         block = join(contract, [rows])
         keys: list[Key] = [(owner, key) for key in row_keys(block)]
-        found = self._look_up(keys)
-        queue_s, computed = await self._compute(keys, found.own, compute, block, deadline)
+        found = self._shelf.look_up(keys)
+        computed: dict[int, Scored] = {}
+        queue_s = 0.0
+        try:
+            if found.own:
+                computed, queue_s = await some(compute, block, list(found.own), deadline)
+        finally:
+            self._shelf.settle(keys, found, computed)
         known = found.known | computed
         for i, pending in found.awaited.items():
             if (joined := await _joined(pending, deadline)) is not None:
                 known[i] = joined
         if left := [i for i in range(n) if i not in known]:
-            rest = await compute(take(block, np.array(left)), len(left), deadline)
-            known |= dict(zip(left, singles(rest.parts), strict=True))
+            known |= (await some(compute, block, left, deadline))[0]
         return Answered([known[i]._replace(offset=i) for i in range(n)], queue_s)
 
-    async def _compute(
-        self,
-        keys: Sequence[Key],
-        own: dict[int, asyncio.Future[Scored | None]],
-        compute: Compute,
-        block: Block,
-        deadline: float,
-    ) -> tuple[float, dict[int, Scored]]:  # Seconds in the queue, and answers by row
-        "Compute the rows that are this request's; whoever waits for them learns it either way."
-        if not own:
-            return 0.0, {}
-        found: dict[int, Scored] = {}
-        try:
-            answered = await compute(take(block, np.array(list(own))), len(own), deadline)
-            found = dict(zip(own, singles(answered.parts), strict=True))
-            self._kept.update({keys[i]: s for i, s in found.items() if not s.reason})
-            return answered.queue_s, found
-        finally:
-            for i, pending in own.items():
-                del self._pending[keys[i]]
-                if not pending.done():
-                    pending.set_result(found.get(i))
+# %% ../../nbs/43h_serving.cache.ipynb #some
+async def some(
+    compute: Compute,
+    block: Block,
+    places: Sequence[int],  # Of the rows to compute
+    deadline: float,
+) -> tuple[dict[int, Scored], float]:  # Answers by place, and seconds in the queue
+    "Compute some rows of a request."
+    answered = await compute(take(block, np.array(places)), len(places), deadline)
+    return dict(zip(places, singles(answered.parts), strict=True)), answered.queue_s
 
 # %% ../../nbs/43h_serving.cache.ipynb #joined
 async def _joined(

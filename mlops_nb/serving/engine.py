@@ -22,7 +22,7 @@ import numpy as np
 from ..bundle.format import Bundle
 from ..core.errors import MlopsError
 from ..core.settings import Settings
-from .cache import AnswerCache, make_cache
+from .cache import make_cache
 from .cascade import Answered, Scored
 from .events import event_logger
 from .fleet import Fleet, prepare_state
@@ -35,7 +35,7 @@ from .protocol import Ask
 from .recorder import Place, Recorder
 from .routing import Arm
 from .sink import NotRecorded
-from .tracing import Tracing, listeners, make_tracing
+from .tracing import linked, listeners, make_tracing
 from .version import Version
 
 # %% auto #0
@@ -174,13 +174,10 @@ class Engine:
         table = self.state / "metrics.bin" if self.place.workers > 1 else None
         self.metrics = Metrics(table, self.place.worker, self.place.workers)
         self.tally, self.gateway, self.recorder = Tally(self.metrics), Gateway(settings), Recorder(settings, self.place)
-        self.tracing: Tracing | None = make_tracing(settings)
-        on_batch = listeners(self.tally.batch, self.tracing)
-        self.fleet = Fleet(settings, self.state, self.place.worker, on_batch)
-        self.cache: AnswerCache | None = make_cache(settings)
+        self.cache, self.tracing = make_cache(settings), make_tracing(settings)
+        self.fleet = Fleet(settings, self.state, self.place.worker, listeners(self.tally.batch, self.tracing))
         self.ready = self.draining = False
-        self.in_flight = 0
-        self.problem = ""  # why the newest routes are not obeyed
+        self.in_flight, self.problem = 0, ""  # why the newest routes are not obeyed
         self.new_uid = namer()
         self._keeper: asyncio.Task[None] | None = None
         self.events = event_logger()
@@ -278,7 +275,7 @@ async def _with_extras(
     deadline: float,
 ) -> Answered:
     "The cascade's answers, traced, as far as they are not kept."
-    compute = version.cascade.answer if engine.tracing is None else engine.tracing.linked(version.cascade.answer)
+    compute = version.cascade.answer if engine.tracing is None else linked(engine.tracing, version.cascade.answer)
     if engine.cache is None:
         return await compute(ask.rows, ask.n, deadline)
     owner, contract = (arm.role, arm.version), version.bundle.contract

@@ -16,7 +16,7 @@ from ..core.settings import Settings
 from .identity import Principal, load_keys, token_verifier
 
 # %% auto #0
-__all__ = ['ANONYMOUS', 'HttpError', 'RateLimit', 'Gateway', 'identities', 'deadline_s']
+__all__ = ['ANONYMOUS', 'HttpError', 'RateLimit', 'anybody', 'Gateway', 'identities', 'deadline_s']
 
 # %% ../../nbs/43d_serving.gateway.ipynb #errors
 class HttpError(MlopsError):
@@ -60,6 +60,22 @@ class RateLimit:
         self._next[client] = due + self._interval
         return 0.0
 
+# %% ../../nbs/43d_serving.gateway.ipynb #anybody
+ANONYMOUS = Principal("anonymous")
+_HERE = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def anybody(
+    headers: Mapping[bytes, bytes],
+    role: str,
+) -> Principal:
+    "Who asks a server without keys; raises `HttpError` 403 for a web page from elsewhere."
+    # a browser on this machine may be sent here by any web page; it then says where the page came from
+    origin = headers.get(b"origin")
+    if role != "predict" and origin and urlsplit(origin.decode("latin-1")).hostname not in _HERE:
+        raise HttpError(403, "forbidden", "requests from web pages need authentication")
+    return ANONYMOUS
+
 # %% ../../nbs/43d_serving.gateway.ipynb #gateway
 class Gateway:
     "Decides from the headers whether a request may go on."
@@ -93,19 +109,12 @@ class Gateway:
         role: str,  # What the route asks for
     ) -> Principal:
         "Who asks; raises `HttpError` 401, 403 or 429."
-        who = self._anybody(headers, role) if self.open else self._identify(headers)
+        who = anybody(headers, role) if self.open else self._identify(headers)
         if role not in who.roles:
             raise HttpError(403, "forbidden", f"'{who.name}' does not have the role '{role}'")
         if self._rate and (wait := self._rate.wait_s(client if who is ANONYMOUS else who.name)):
             raise HttpError(429, "rate_limit", "too many requests", retry_after_s=wait)
         return who
-
-    def _anybody(self, headers: Mapping[bytes, bytes], role: str) -> Principal:
-        # a browser on this machine may be sent here by any web page; it then says where the page came from
-        origin = headers.get(b"origin")
-        if role != "predict" and origin and urlsplit(origin.decode("latin-1")).hostname not in _HERE:
-            raise HttpError(403, "forbidden", "requests from web pages need authentication")
-        return ANONYMOUS
 
     def _identify(self, headers: Mapping[bytes, bytes]) -> Principal:
         sent = headers.get(b"x-api-key") or headers.get(b"authorization", b"")
@@ -127,10 +136,6 @@ class Gateway:
             self._known = {} if len(self._known) >= 10_000 else self._known
             self._known[sent] = who
         return who
-
-
-ANONYMOUS = Principal("anonymous")
-_HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 
 # %% ../../nbs/43d_serving.gateway.ipynb #identities
 def identities(

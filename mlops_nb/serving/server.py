@@ -65,7 +65,7 @@ def changed(
         first = e.errors()[0]
         raise InputError(f"{first['input']!r}: {first['msg']}", where=str(first["loc"][0])) from None
 
-
+# %% ../../nbs/44k_serving.server.ipynb #check-settings
 def check_settings(
     settings: Settings,
 ) -> None:

@@ -20,7 +20,7 @@ from .cascade import Answered, Scored
 from .jobs import Outcome
 
 # %% auto #0
-__all__ = ['OnBatch', 'wanted', 'make_provider', 'Batch', 'Tracing', 'make_tracing', 'listeners']
+__all__ = ['OnBatch', 'wanted', 'make_provider', 'Batch', 'Batches', 'Tracing', 'told', 'linked', 'make_tracing', 'listeners']
 
 # %% ../../nbs/43j_serving.tracing.ipynb #wanted
 def wanted(
@@ -66,6 +66,42 @@ class Batch:
 
 _current: ContextVar[Any] = ContextVar("request_span", default=None)
 
+# %% ../../nbs/43j_serving.tracing.ipynb #batches
+class Batches:
+    "Batches that ran lately, and the spans that are made of them."
+
+    def __init__(self, tracer: Any) -> None:
+        self._tracer, self._api = tracer, require("opentelemetry.trace", "otel")
+        self._nobody = require("opentelemetry.context", "otel").Context()
+        self._found: dict[int, Batch] = {}
+
+    def hear(self, level: str, outcomes: Sequence[Outcome], seconds: float) -> None:
+        "Note a batch that ended."
+        end = time.time_ns()
+        for o in outcomes:
+            if o.output is not None:
+                self._found[id(o.output)] = Batch(level, o.rows, end - int(seconds * 1e9), end, o.output)
+
+    def link(self, parts: Sequence[Scored], context: Any) -> None:
+        "Note a request that was answered by batches."
+        for part in parts:
+            if batch := self._found.get(id(part.output)):
+                batch.contexts.append(context)
+
+    def flush(self, after_s: float = 0.2) -> None:
+        "Make the spans of batches all whose requests have heard of them by now."
+        latest = time.time_ns() - int(after_s * 1e9)
+        for key in [k for k, b in self._found.items() if b.end_ns <= latest]:
+            self._end(self._found.pop(key))
+
+    def _end(self, batch: Batch) -> None:
+        if not batch.contexts:
+            return
+        about = {"mlops_nb.level": batch.level, "mlops_nb.rows": batch.rows}
+        links = [self._api.Link(context) for context in batch.contexts]
+        span = self._tracer.start_span("batch", self._nobody, attributes=about, links=links, start_time=batch.start_ns)
+        span.end(batch.end_ns)
+
 # %% ../../nbs/43j_serving.tracing.ipynb #tracing
 class Tracing:
     "Makes the spans of one app."
@@ -77,7 +113,8 @@ class Tracing:
             "opentelemetry.trace.propagation.tracecontext", "otel"
         ).TraceContextTextMapPropagator()
         self._tracer = provider.get_tracer("mlops_nb.serving")
-        self._batches: dict[int, Batch] = {}
+        self._batches = Batches(self._tracer)
+        self.flush = self._batches.flush
         self._open = 0  # requests that are being traced
 
     def wants(self, headers: Mapping[bytes, bytes]) -> bool:
@@ -91,9 +128,8 @@ class Tracing:
             k: headers[k.encode()].decode("latin-1") for k in ("traceparent", "tracestate") if k.encode() in headers
         }
         about = {"http.request.method": method, "http.route": route}
-        span = self._tracer.start_span(
-            f"{method} {route}", self._propagator.extract(sent), self._api.SpanKind.SERVER, about
-        )
+        parent = self._propagator.extract(sent)
+        span = self._tracer.start_span(f"{method} {route}", parent, self._api.SpanKind.SERVER, about)
         token = _current.set(span)
         self._open += 1
         try:
@@ -111,54 +147,43 @@ class Tracing:
 
     def batch(self, level: str, outcomes: Sequence[Outcome], seconds: float) -> None:
         "Listen to a batch."
-        if not self._open:
-            return
-        end = time.time_ns()
-        for o in outcomes:
-            if o.output is not None:
-                self._batches[id(o.output)] = Batch(level, o.rows, end - int(seconds * 1e9), end, o.output)
+        if self._open:
+            self._batches.hear(level, outcomes, seconds)
 
     def link(self, parts: Sequence[Scored]) -> None:
-        "Note which batches answered the current request."
+        "Note what answered the current request."
         if (span := _current.get()) is None:
             return
-        for part in parts:
-            if batch := self._batches.get(id(part.output)):
-                batch.contexts.append(span.get_span_context())
-        about = {"mlops_nb.rows": sum(p.rows for p in parts), "mlops_nb.level": parts[-1].level}
-        span.set_attributes(about | ({"mlops_nb.reason": parts[-1].reason} if parts[-1].reason else {}))
-
-    def linked(self, compute: Callable[..., Awaitable[Answered]]) -> Callable[..., Awaitable[Answered]]:
-        "A cascade whose answers are noted."
-
-        async def noted(*args: Any) -> Answered:
-            answered = await compute(*args)
-            self.link(answered.parts)
-            return answered
-
-        return noted
-
-    def flush(self) -> None:
-        "Make the spans of batches that all their requests have heard of."
-        now = time.time_ns()
-        for key in [k for k, b in self._batches.items() if now - b.end_ns > 200e6]:
-            self._end(self._batches.pop(key))
-
-    def _end(self, batch: Batch) -> None:
-        if not batch.contexts:
-            return
-        about = {"mlops_nb.level": batch.level, "mlops_nb.rows": batch.rows}
-        links = [self._api.Link(context) for context in batch.contexts]
-        nobody = require("opentelemetry.context", "otel").Context()
-        span = self._tracer.start_span("batch", nobody, attributes=about, links=links, start_time=batch.start_ns)
-        span.end(batch.end_ns)
+        self._batches.link(parts, span.get_span_context())
+        span.set_attributes(told(parts))
 
     def close(self) -> None:
         "Send what is left; a dead collector delays this by two seconds at most."
-        for batch in self._batches.values():
-            self._end(batch)
-        self._batches = {}
+        self.flush(0.0)
         self._provider.shutdown()
+
+# %% ../../nbs/43j_serving.tracing.ipynb #told
+def told(
+    parts: Sequence[Scored],
+) -> dict[str, Any]:
+    "What a request's span says about its answer; never a value of a row."
+    worst = max(parts, key=lambda p: bool(p.reason))
+    rows = {"mlops_nb.rows": sum(p.rows for p in parts), "mlops_nb.level": worst.level}
+    return rows | ({"mlops_nb.reason": worst.reason} if worst.reason else {})
+
+
+def linked(
+    tracing: Tracing,
+    compute: Callable[..., Awaitable[Answered]],
+) -> Callable[..., Awaitable[Answered]]:
+    "A cascade whose answers are noted."
+
+    async def noted(*args: Any) -> Answered:
+        answered = await compute(*args)
+        tracing.link(answered.parts)
+        return answered
+
+    return noted
 
 # %% ../../nbs/43j_serving.tracing.ipynb #make
 def make_tracing(
