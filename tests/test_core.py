@@ -97,8 +97,8 @@ def test_a_broken_module_shows_its_own_error(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[DEFAULT]\nserve_prot = 1\n", "unknown setting 'serve_prot'; did you mean 'serve_port'"),
-        ("[DEFAULT]\nserve_port = many\n", "serve_port = 'many'"),
+        ("[DEFAULT]\nserve_prot = 1\n", "unknown key 'serve_prot'; did you mean 'serve_port'"),
+        ("[DEFAULT]\nserve_port = many\n", "'serve_port' = 'many'"),
         ("[staging]\n", r"unknown section \[staging\]"),
         ("serve_port = 1\n", "key = value"),
     ],

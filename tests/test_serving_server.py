@@ -352,7 +352,7 @@ def test_a_bundle_whose_golden_rows_differ_never_gets_a_port(tmp_path: Path) -> 
         (["--port", "99999"], {}, "port"),
         ([], {"MLOPS_NB_SERVE_KEYS_FILE": "/nowhere/keys.json"}, "no such file"),
         ([], {"MLOPS_NB_SERVE_TLS_CERT": "/nowhere/cert.pem"}, "TLS needs a certificate and a key"),
-        ([], {"MLOPS_NB_SERVE_LANE": "fast"}, "serve_lane = 'fast'"),
+        ([], {"MLOPS_NB_SERVE_LANE": "fast"}, "'serve_lane' = 'fast'"),
     ],
 )
 def test_a_wrong_setting_is_one_line_before_the_port_opens(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import configparser
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .documents import explain
 from .errors import InputError
 
 # %% auto #0
@@ -106,20 +106,6 @@ def _from_file(
         raise InputError(f"unknown section [{min(unknown)}]", where=str(file), fix=f"use {', '.join(PROFILES)}")
     return dict(parser[profile] if parser.has_section(profile) else parser.defaults())
 
-# %% ../../nbs/01_core.settings.ipynb #explain
-def _explain(
-    error: ValidationError,
-    given: Mapping[str, str],  # Where each key was read
-) -> InputError:
-    "Pydantic's first complaint as one line that names the key."
-    first = error.errors()[0]
-    key = str(first["loc"][0])
-    where = given.get(key, "settings")
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Settings.model_fields, n=1)
-        return InputError(f"unknown setting '{key}'", where=where, fix=f"did you mean '{near[0]}'?" if near else "")
-    return InputError(f"{key} = {first['input']!r}: {first['msg']}", where=where)
-
 # %% ../../nbs/01_core.settings.ipynb #load
 def load_settings(
     profile: str = "dev",  # dev, test or prod
@@ -137,4 +123,5 @@ def load_settings(
     try:
         return Settings(**values)
     except ValidationError as e:
-        raise _explain(e, origin) from None
+        first = str(e.errors()[0]["loc"][0])
+        raise explain(e, Settings, origin.get(first, "settings")) from None

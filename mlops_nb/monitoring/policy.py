@@ -5,14 +5,12 @@
 # %% ../../nbs/52_monitoring.policy.ipynb #imports
 from __future__ import annotations
 
-import difflib
-import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..core.errors import InputError
+from ..core.documents import checked, read_toml
 from .drift import FLOOR, VISIBLE
 
 # %% auto #0
@@ -68,36 +66,7 @@ class Policy(_Part):
             raise ValueError("the shares of the windows exceed 1")
         return self
 
-# %% ../../nbs/52_monitoring.policy.ipynb #explain
-def _known_keys(
-    path: tuple[Any, ...],
-) -> list[str]:
-    "Keys the schema knows where `path` ends."
-    parts = [p for p in path[:-1] if isinstance(p, str)]
-    schema: dict[tuple[str, ...], type[BaseModel]] = {
-        (): Policy,
-        ("window",): WindowPlan,
-        ("window", "changes"): Change,
-    }
-    model = schema.get(tuple(parts))
-    return list(model.model_fields) if model else []
-
-
-def _explain(
-    error: ValidationError,
-    where: str,
-) -> InputError:
-    "Pydantic's first complaint as one line."
-    first = error.errors()[0]
-    dotted = ".".join(map(str, first["loc"])) or "policy"
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(first["loc"]), n=1)
-        return InputError(
-            f"unknown key '{dotted}'", where=where, fix=f"did you mean '{near[0]}'?" if near else "remove it"
-        )
-    return InputError(f"'{dotted}': {first['msg'].removeprefix('Value error, ')}", where=where)
-
-
+# %% ../../nbs/52_monitoring.policy.ipynb #load
 def load_policy(
     path: str | Path,  # policy.toml; when there is none, the defaults hold
 ) -> Policy:
@@ -105,9 +74,4 @@ def load_policy(
     file = Path(path)
     if not file.exists():
         return Policy()
-    try:
-        return Policy.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"not valid TOML: {e}", where=file.name) from None
-    except ValidationError as e:
-        raise _explain(e, file.name) from None
+    return checked(Policy, read_toml(file), file.name)
