@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from .gateway import Gateway, HttpError
 from .jobs import Outcome as BatchOutcome
 from .jobs import Shed
 from .log import Record
-from .metrics import REASONS, Metrics
+from .metrics import LAYERS, REASONS, Metrics
 from .protocol import Ask
 from .recorder import Place, Recorder
 from .routing import Arm
@@ -81,6 +81,11 @@ class Tally:
                 m.add("degraded_rows", by=s.rows)
         if flagged := sum(map(bool, ask.flags)):
             m.add("flagged_rows", by=flagged)
+
+    def layers(self, moments: Sequence[float], times: int) -> None:
+        "Where the time of answered requests went: the moments between layers."
+        for layer, (start, end) in zip(LAYERS, pairwise(moments), strict=True):
+            self._metrics.observe("layer_seconds", layer, value=end - start, times=times)
 
     def refused(self, reason: str, times: int = 1) -> None:
         "Requests that were not."
@@ -250,6 +255,7 @@ async def answer_by(
 ) -> Reply:
     "Let a version answer, count and record; raises `HttpError` 503 or 504."
     deadline = request.started + (request.timeout_s if ask.timeout_s is None else ask.timeout_s)
+    entered = time.monotonic()
     try:
         if engine.cache is None and engine.tracing is None:
             answered = await version.cascade.answer(ask.rows, ask.n, deadline)
@@ -257,6 +263,7 @@ async def answer_by(
             answered = await _with_extras(engine, arm, version, ask, deadline)
     except Shed as e:
         raise shed_error(e, ask.n) from None
+    scored = time.monotonic()
     ids = ask.ids or [f"{request.uid}.{i}" for i in range(ask.n)]
     reply = Reply(arm, version.bundle, answered.parts, ids)
     engine.tally.answered(ask, arm, answered.parts, answered.queue_s)
@@ -264,9 +271,10 @@ async def answer_by(
         await engine.recorder.record(records_of(ask, request, reply, answered.queue_s), ask.n)
     except NotRecorded as e:
         raise HttpError(503, "log", "the answer could not be recorded", retry_after_s=1.0, rows=ask.n) from e
+    engine.tally.layers((request.started, entered, scored, time.monotonic()), len(ask.request_ids) or 1)
     return reply
 
-
+# %% ../../nbs/44f_serving.engine.ipynb #extras
 async def _with_extras(
     engine: Engine,
     arm: Arm,

@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 # %% auto #0
-__all__ = ['TIMES_S', 'ROWS', 'ROUTES', 'STATUSES', 'LEVELS', 'ARMS', 'REASONS', 'FAMILIES', 'Slot', 'PREFIX', 'Family', 'layout',
-           'open_table', 'Metrics', 'Exposition']
+__all__ = ['TIMES_S', 'ROWS', 'ROUTES', 'STATUSES', 'LEVELS', 'LAYERS', 'ARMS', 'REASONS', 'FAMILIES', 'Slot', 'PREFIX', 'Family',
+           'layout', 'open_table', 'Metrics', 'Exposition']
 
 # %% ../../nbs/43e_serving.metrics.ipynb #families
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ STATUSES = (
     "504",
 )
 LEVELS = ("primary", "lite", "rule")
+LAYERS = ("intake", "cascade", "record")
 ARMS = ("champion", "challenger", "shadow", "previous")
 REASONS = (
     *("overload", "deadline", "closing", "not_ready", "log"),
@@ -79,6 +80,13 @@ FAMILIES = (
     Family("duplicate_rows", "Rows not computed because an equal one of the batch was"),
     Family("shadow_differs", "Shadow answers with another label"),
     Family("request_seconds", "Inside the server, by route", "histogram", {"route": ROUTES[:2]}, TIMES_S),
+    Family(
+        "layer_seconds",
+        "Of answers: judging, levels with their queue, recording",
+        "histogram",
+        {"layer": LAYERS},
+        TIMES_S,
+    ),
     Family("queue_seconds", "Waiting for the model", "histogram", bounds=TIMES_S),
     Family("batch_seconds", "A batch in the model", "histogram", {"level": LEVELS[:2]}, TIMES_S),
     Family("batch_rows", "Rows of a batch", "histogram", {"level": LEVELS[:2]}, ROWS),
