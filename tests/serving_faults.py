@@ -606,14 +606,14 @@ def _answers(server: Running) -> bool:
 def a_model_without_memory(lab: Lab) -> None:
     server = lab.moods(serve_lane="thread")
     with mood(server, memory=True):
-        assert [p["degraded"] for p in ask(server, ROW, ROW)] == [True, True]
+        assert [p["reason"] for p in ask(server, ROW, ROW)] == ["row_failed", "row_failed"]
     assert until(lambda: ask(server)[0]["reason"] == "")
 
 
 @fault("F27", "batches run without a thread of their own", "threads_must_be_had")
 def no_thread_to_be_had(lab: Lab) -> None:
     server = lab.moods(doubles=["moods", "no_new_threads"], alone=True, serve_lane="thread")
-    with mood(server, **{"no_threads": True}):
+    with mood(server, no_threads=True):
         for _ in range(3):
             assert same(ask(server, ROW, ROW), [ROW, ROW])
     assert ask(server)[0]["reason"] == ""

@@ -533,3 +533,43 @@ def spans_are_sent_at_once(tracing: Any) -> None:
     real = export.BatchSpanProcessor
     assert real is not export.SimpleSpanProcessor
     export.BatchSpanProcessor = lambda exporter, **_: export.SimpleSpanProcessor(exporter)
+
+
+@patch("no_wake_up", "batching")
+def no_wake_up(batching: Any) -> None:
+    "A batch that ends does not begin the next one."
+
+    def finished(self: Any, pieces: Any, outcomes: Any, seconds: float) -> None:
+        batching.learn(self.cost, self.counts, outcomes, seconds)
+        batching.deliver(pieces, outcomes)
+
+    swap(batching.Batcher, "_finished", finished)
+
+
+@patch("answers_shifted", "jobs")
+def answers_shifted(jobs: Any) -> None:
+    "Callers that share a batch get the answers of its first rows."
+    real = jobs.Part
+
+    def part(offset: int, rows: int, output: Any, start: int, error: Any = None) -> Any:
+        return real(offset, rows, output, 0, error)
+
+    jobs.Part = part
+
+
+@patch("no_cap", "batching")
+def no_cap(batching: Any) -> None:
+    "A batch takes one row more than it may."
+    real = batching.Queue.take
+    batching.Queue.take = lambda self, cost, limit, now: real(self, cost, limit + 1, now)
+
+
+@patch("last_first", "batching")
+def last_first(batching: Any) -> None:
+    "Who comes last is served first."
+
+    def push(self: Any, job: Any) -> None:
+        self._jobs.appendleft(job)
+        self.rows += job.n - job.taken
+
+    swap(batching.Queue, "push", push)

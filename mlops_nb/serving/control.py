@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 
 from .. import __version__
 from ..core.errors import InputError, MlopsError, Unverifiable
@@ -39,10 +40,18 @@ __all__ = ['OutcomeIn', 'OutcomesIn', 'to_outcome', 'append_event', 'change_rout
            'make_control']
 
 # %% ../../nbs/44i_serving.control.ipynb #outcome-in
+def _named(
+    own: str,  # prediction_id or unit_id
+) -> dict[str, Any]:
+    "The schema of an outcome that names `own`, and not the other."
+    kinds = {name: {"type": "string" if name == own else "null"} for name in ("prediction_id", "unit_id")}
+    return {"required": [own], "properties": kinds}
+
+
 class OutcomeIn(BaseModel):
     "One outcome, as reported."
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"oneOf": [_named("prediction_id"), _named("unit_id")]})
 
     prediction_id: str | None = Field(default=None, max_length=200)
     unit_id: str | None = Field(default=None, max_length=200)
@@ -184,6 +193,18 @@ async def _on_invalid(
     assert isinstance(error, RequestValidationError)
     fields = [{"field": ".".join(map(str, e["loc"])), "allowed": e["msg"]} for e in error.errors()[:100]]
     return await _on_http_error(request, HttpError(422, "form", "the body does not have the right form", fields=fields))
+
+
+async def _on_plain(
+    request: Request,
+    error: Exception,
+) -> Response:
+    "What the framework refuses by itself: no such path, another method, a body that is no text."
+    assert isinstance(error, HTTPException)
+    code = {400: "json", 404: "not_found", 405: "method"}.get(error.status_code, "refused")
+    told = await _on_http_error(request, HttpError(error.status_code, code, str(error.detail)))
+    told.headers.update(error.headers or {})
+    return told
 
 
 async def _on_refused(
@@ -369,6 +390,7 @@ def make_control(
     for add in (add_health, add_models, add_outcomes, add_admin, add_docs):
         add(app, engine)
     app.add_exception_handler(HttpError, _on_http_error)
+    app.add_exception_handler(HTTPException, _on_plain)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(MlopsError, _on_refused)
     app.openapi = lambda: openapi_of(app, engine)  # type: ignore[method-assign]
