@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .bundle.format import Bundle, load_bundle
 from .charter import load_frozen
@@ -22,7 +24,7 @@ from .core.workspace import Workspace, stage_evidence
 from .poc.tracking import Run, quiet_mlflow, track, tracking_uri
 
 # %% auto #0
-__all__ = ['STAGING', 'Version', 'versions_table', 'registered', 'on_stage', 'accepted', 'register']
+__all__ = ['STAGING', 'Version', 'versions_table', 'registered', 'on_stage', 'accepted', 'mlflow_feeds', 'register']
 
 # %% ../nbs/49_registry.ipynb #version
 STAGING = "staging"
@@ -109,39 +111,71 @@ def accepted(
         )
     return bundle, decision
 
+# %% ../nbs/49_registry.ipynb #feeds
+def mlflow_feeds(
+    bundle: Bundle,
+    rows: Sequence[Mapping[str, Any]],  # As a client sends them
+) -> dict[str, NDArray[Any]]:  # What MLflow's model takes
+    "Rows as the graph takes them."
+    from mlops_nb.bundle.parity import feed
+
+    return feed(bundle.encode(rows), bundle.signature)
+
+
+def _example(
+    bundle: Bundle,
+    rows: int = 5,
+) -> dict[str, NDArray[Any]]:
+    "The first golden rows, as the graph takes them."
+    golden = bundle.golden()
+    if golden.packed is not None:
+        return {bundle.signature.inputs[0].name: golden.packed[:rows]}
+    return mlflow_feeds(bundle, golden.rows[:rows])
+
 # %% ../nbs/49_registry.ipynb #flavour
-_TYPES = {"number": "float32", "datetime": "int64"}  # everything else is text
+def _schema(
+    bundle: Bundle,
+    graph: Any,  # onnx.ModelProto
+) -> Any:  # mlflow's ModelSignature
+    "Inputs and outputs in MLflow's words."
+    types, signature = require("mlflow.types", "lab"), require("mlflow.models.signature", "lab")
+    numpy_of = require("onnx.helper", "lab").tensor_dtype_to_np_dtype
+    inputs = [types.TensorSpec(t.numpy, (-1, t.width), t.name) for t in bundle.signature.inputs]
+    outputs = []
+    for o in graph.graph.output:
+        tensor = o.type.tensor_type
+        shape = (-1, *(d.dim_value or -1 for d in tensor.shape.dim[1:]))
+        outputs.append(types.TensorSpec(np.dtype(numpy_of(tensor.elem_type)), shape, o.name))
+    return signature.ModelSignature(inputs=types.Schema(inputs), outputs=types.Schema(outputs))
 
 
 def _save_flavour(
-    mlflow: Any,
     bundle: Bundle,
     folder: Path,  # Must not exist
 ) -> None:
     "Write the bundle's graph in MLflow's ONNX flavour."
-    types, signature = require("mlflow.types", "lab"), require("mlflow.models.signature", "lab")
-    kinds = [np.dtype(_TYPES.get(c.kind, "object")) for c in bundle.contract.columns]
-    names = bundle.contract.feature_names
-    inputs = [types.TensorSpec(kind, (-1, 1), name) for kind, name in zip(kinds, names, strict=True)]
+    graph = require("onnx", "lab").load(str(bundle.model_path))
     require("mlflow.onnx", "lab").save_model(
-        require("onnx", "lab").load(str(bundle.model_path)),
+        graph,
         str(folder),
-        signature=signature.ModelSignature(inputs=types.Schema(inputs)),
+        signature=_schema(bundle, graph),
+        input_example=_example(bundle),
         pip_requirements=["onnxruntime", "numpy"],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
         metadata={_BUNDLE: bundle.id},
     )
 
 # %% ../nbs/49_registry.ipynb #enter-run
 def _enter_bundle(
     ws: Workspace,
-    mlflow: Any,
     bundle: Bundle,
     tags: dict[str, str],
 ) -> str:  # MLflow's run
     "Enter the bundle and its flavour as the artefacts of a run, once."
     with tempfile.TemporaryDirectory() as scratch:
         flavour = Path(scratch) / "model"
-        _save_flavour(mlflow, bundle, flavour)
+        _save_flavour(bundle, flavour)
         run = Run(
             name=f"{bundle.name} {bundle.version}",
             key=bundle.id,
@@ -183,7 +217,7 @@ def register(
         client = mlflow.MlflowClient(tracking_uri(ws))
         number = known.get(bundle.id)
         if number is None:
-            number = _make_version(client, name, _enter_bundle(ws, mlflow, bundle, tags), tags)
+            number = _make_version(client, name, _enter_bundle(ws, bundle, tags), tags)
         for key, value in tags.items():
             client.set_model_version_tag(name, number, key, value)
         client.set_registered_model_alias(name, STAGING, number)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mlops_nb.registry as registry
+from mlops_nb.bundle.format import load_bundle
 from mlops_nb.core.errors import InputError, Refused
 from mlops_nb.core.files import write_json
 from mlops_nb.core.workspace import Workspace, stage_evidence, write_evidence
 from mlops_nb.poc.tracking import quiet_mlflow, tracking_uri
-from mlops_nb.registry import on_stage, register, registered
+from mlops_nb.registry import mlflow_feeds, on_stage, register, registered
+from mlops_nb.serving.predictor import Predictor
 from tests.tried_workspace import copy
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tried")]  # one workspace for all of them
@@ -66,6 +69,29 @@ def test_registered_once_with_bundle_flavour_and_alias(tmp_path: Path) -> None:
         assert f"loans-{id[:12]}" in kept
         assert "model" in kept
         assert client.get_model_version_by_alias("loans", "staging").tags["bundle.id"] == id
+
+
+def test_other_tools_of_mlflow_load_it_and_answer_as_we_do(tmp_path: Path) -> None:
+    ws = copy(tmp_path)
+    decide(ws, "go")
+    version = register(ws)
+    bundle = load_bundle(ws.root / stage_evidence(ws, "export").data["candidate"]["path"])
+    rows = [r for r in bundle.golden().rows if not [p for p in bundle.contract.check([r]) if p.action == "reject"]]
+    ours = [list(p.probability.values()) for p in Predictor(bundle).predict(rows) if p.probability]
+    with quiet_mlflow() as mlflow:
+        mlflow.set_tracking_uri(tracking_uri(ws))
+        mlflow.set_registry_uri(tracking_uri(ws))
+        model = mlflow.pyfunc.load_model("models:/loans@staging")
+        theirs = model.predict(mlflow_feeds(bundle, rows))[bundle.signature.answer]
+        kept = Path(mlflow.artifacts.download_artifacts(run_id=version.run, dst_path=str(tmp_path / "kept")))
+        example = model.predict(model.input_example)[bundle.signature.answer]
+    assert np.array_equal(np.asarray(ours, np.float32), theirs)
+    assert len(rows) > 100
+    assert example.shape == (5, len(bundle.classes))
+    assert model.metadata.metadata["bundle.id"] == bundle.id
+    assert (kept / "model" / "model.onnx").read_bytes() == bundle.model_path.read_bytes()
+    assert load_bundle(kept / bundle.path.name).id == bundle.id
+    assert not [f for f in kept.rglob("*") if f.suffix in (".pkl", ".pickle", ".joblib", ".cloudpickle")]
 
 
 def test_the_alias_moves_to_the_next_candidate(tmp_path: Path) -> None:
