@@ -9,7 +9,6 @@ import ipaddress
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -34,7 +33,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from fastapi import FastAPI
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from mlops_nb.core.errors import MissingExtra
 from mlops_nb.core.settings import Settings
+from mlops_nb.serving import server as server_module
 from mlops_nb.serving.app import create_app
 from mlops_nb.serving.identity import new_key, revoke_key
 from mlops_nb.serving.log import read_log
@@ -183,7 +184,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cert, key
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_tls_on_a_real_socket(bundle: Path, certificate: tuple[Path, Path], tmp_path: Path, workers: int) -> None:
     cert, key = certificate
     trusting = ssl.create_default_context(cafile=str(cert))
@@ -220,20 +221,29 @@ def test_tls_on_a_real_socket(bundle: Path, certificate: tuple[Path, Path], tmp_
     ],
 )
 def test_a_wrong_setting_is_one_line_and_no_port(
-    bundle: Path, tmp_path: Path, environ: dict[str, str], message: str
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environ: dict[str, str],
+    message: str,
 ) -> None:
     (tmp_path / "broken.json").write_text('{"keys": [{"name": 1}]}')
     (tmp_path / "short").write_text("secret")
     (tmp_path / "long").write_text("a secret of more than thirty-two bytes")
-    given = {f"MLOPS_NB_{k}": v.format(here=tmp_path) for k, v in environ.items()}
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        command = [sys.executable, "-m", "mlops_nb.serving.server", str(bundle), "--port", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=plain() | given)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr.splitlines()[-1]
-    assert not [line for line in done.stderr.splitlines() if '"listening"' in line]
-    assert "Traceback" not in done.stderr
+    for name, value in environ.items():
+        monkeypatch.setenv(f"MLOPS_NB_{name}", value.format(here=tmp_path))
+    monkeypatch.setattr(server_module, "bind", lambda settings: pytest.fail("the port was opened"))
+    assert server_module.main([str(bundle), "--port", "0"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert message in said[0]
+
+
+def test_spans_without_their_packages_say_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'mlops_nb\[otel\]'"):
+        server_module.check_settings(Settings(serve_otel_endpoint="http://127.0.0.1:4318/v1/traces"))
 
 
 def plain() -> dict[str, str]:
@@ -314,7 +324,7 @@ def test_a_request_continues_its_callers_trace_and_its_batch_is_linked(bundle: P
     assert not any("pro" in str(a.value) for s in spans for a in s.attributes), "no value of a row"
 
 
-@pytest.mark.parametrize("kind", ["refused", "failing"])
+@pytest.mark.parametrize("kind", ["refused", pytest.param("failing", marks=pytest.mark.slow)])
 def test_a_collector_that_is_down_disturbs_nobody(bundle: Path, tmp_path: Path, kind: str) -> None:
     with contextlib.ExitStack() as stack:
         url = "http://127.0.0.1:9/v1/traces" if kind == "refused" else stack.enter_context(collecting(503)).url
@@ -401,6 +411,7 @@ def test_the_document_says_who_may_ask(bundle: Path, tmp_path: Path) -> None:
 # Files
 
 
+@pytest.mark.slow
 def test_a_file_of_any_form_gets_the_servers_answers(bundle: Path, tmp_path: Path, cli: Cli) -> None:
     rows = [ROW | {"tenure": t % 60, "plan": None if t % 7 == 0 else "pro"} for t in range(3000)]
     names, table = list(ROW), pa.Table.from_pylist(rows)
@@ -536,6 +547,7 @@ def test_what_was_accepted_is_answered_when_it_stops(bundle: Path, tmp_path: Pat
 # What it counts
 
 
+@pytest.mark.slow
 def test_every_metric_is_listed_and_nothing_grows_with_traffic(bundle: Path, tmp_path: Path) -> None:
     with running(tmp_path, bundle, serve_workers=2, serve_price_cpu_hour=0.05, serve_cache_rows=10) as server:
         until(lambda: server.metric("ready_workers") == 2)
@@ -548,6 +560,9 @@ def test_every_metric_is_listed_and_nothing_grows_with_traffic(bundle: Path, tmp
         after = server.client.get("/metrics").text
         assert len(before.splitlines()) == len(after.splitlines()), "labels are fixed"
         assert server.metric('request_seconds_count{route="predict"}') == 40
+        layers = [server.metric(f'layer_seconds_sum{{layer="{x}"}}') for x in ("intake", "cascade", "record")]
+        assert server.metric('layer_seconds_count{layer="cascade"}') == 40
+        assert 0 < sum(layers) <= server.metric('request_seconds_sum{route="predict"}')
         assert server.metric('batch_rows_sum{level="primary"}') == 40
         assert server.metric("confidence_count") == 40
         assert server.metric('rows_total{arm="champion",level="primary"}') == 40
@@ -583,6 +598,7 @@ def test_hidden_columns_are_in_no_file_and_old_days_go(tmp_path: Path) -> None:
     assert "secretplan" not in server.errors.read_text()
 
 
+@pytest.mark.slow
 def test_outside_tools_read_the_log_while_it_is_written(bundle: Path, tmp_path: Path) -> None:
     pd = pytest.importorskip("pandas")
     with running(tmp_path, bundle, serve_log_seal_s=0.2) as server:
