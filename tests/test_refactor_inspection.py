@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import polib
@@ -102,6 +103,87 @@ def test_sarif_names_rules_places_and_flow(tmp_path: Path) -> None:
         "print-result",
         "unpinned-import",
     }
+
+
+def test_sarif_has_the_structure_of_its_standard(cli: Cli, tmp_path: Path) -> None:
+    "What SARIF 2.1.0 requires of a log, a run, a result and a code flow."
+    done = cli("inspect", notebook(tmp_path / "a b.ipynb", *LEAKY), "--sarif", "--lang", "fr")
+    log = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert log["version"] == "2.1.0"
+    (run,) = log["runs"]
+    ids = [r["id"] for r in run["tool"]["driver"]["rules"]]
+    assert run["tool"]["driver"]["name"]
+    assert len(ids) == len(set(ids))
+    for result in run["results"]:
+        assert result["ruleId"] in ids
+        assert result["level"] in ("none", "note", "warning", "error")
+        flows = [s["location"] for c in result.get("codeFlows", []) for f in c["threadFlows"] for s in f["locations"]]
+        for place in [*result["locations"], *flows]:
+            physical = place["physicalLocation"]
+            assert re.fullmatch(r"[\w./%~-]+", physical["artifactLocation"]["uri"])
+            assert physical["region"]["startLine"] >= 1
+            assert place["message"]["text"]
+            assert result["message"]["text"]
+
+
+NESTED = "from sklearn.svm import SVC\n" + "".join(f"{' ' * i}for a{i} in {list(range(12))}:\n" for i in range(15))
+HARD: dict[str, str] = {
+    "deep parentheses": "x = " + "(" * 5_000 + "1" + ")" * 5_000,
+    "deep signs": "x = " + "-" * 50_000 + "1",
+    "a long sum": "from sklearn.svm import SVC\nx = " + " + ".join(["a"] * 5_000) + "\nSVC().fit(x)",
+    "a long chain": "df.fit()" + ".a()" * 3_000,
+    "a long text": f"x = '{'a' * 3_000_000}'\nm.fit(x)",
+    "functions that call each other": "def f(x):\n    return g(x)\ndef g(x):\n    return f(x) + f(x) + g(x)\nf(1)\nm.fit(f(2))",
+    "a list in itself": "x = []\nx.append(x)\nfor i in range(9):\n    x = [x, x, x]\nm.fit(x)",
+    "a class of itself": "class A(A):\n    def __init__(self): self.b = A()\n    def fit(self, X): return self.b.fit(X)\nA().fit(1)",
+    "lambdas": "f = lambda x: f(f(f(x)))\nm.fit(f(f(f(1))))",
+}
+
+
+@pytest.mark.parametrize("case", HARD)
+def test_hard_code_is_reported_and_never_followed_forever(case: str) -> None:
+    assert inspect_source(source_of(HARD[case])).cells == 1
+
+
+@pytest.mark.slow
+def test_loops_within_loops_end_with_the_budget() -> None:
+    found = inspect_source(source_of(NESTED + " " * 15 + "SVC().fit(a0)"))
+    assert "not-analysed" in found.rules()
+
+
+def test_python_2_is_named_and_its_leak_found() -> None:
+    setup = (
+        "from sklearn.preprocessing import StandardScaler\nfrom sklearn.linear_model import Ridge\nimport pandas as pd"
+    )
+    use = "d = pd.read_csv('a')\nX = StandardScaler().fit_transform(d)\nprint X[0], 1"
+    judge = (
+        "m = Ridge().fit(X[:8], d.y[:8])\ntry:\n    print m.score(X[8:], d.y[8:])\nexcept Exception, e:\n    print e"
+    )
+    found = inspect_source(source_of(setup, use, judge)).rules()
+    assert found["leakage-preprocessing"] == 1
+    assert found["syntax-error"] == 2
+
+
+def test_what_time_hides_in_a_converted_script_is_read(tmp_path: Path) -> None:
+    hidden = "import pandas as pd\nfrom sklearn.preprocessing import scale\nd = scale(pd.read_csv('a.csv'))"
+    code = f"get_ipython().run_cell_magic('time', '', {hidden!r})\n"
+    use = "from sklearn.linear_model import Ridge\nm = Ridge().fit(d[:80, 1:], d[:80, 0])\nm.score(d[80:, 1:], d[80:, 0])\n"
+    (tmp_path / "a.py").write_text(code + use)
+    found = inspect_file(tmp_path / "a.py").rules()
+    assert "leakage-preprocessing" in found
+    assert "undefined-name" not in found
+
+
+def test_versions_are_looked_for_up_to_the_repository(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "requirements.txt").write_text("scikit-learn==1.7\npandas\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "helper.py").write_text("")
+    file = notebook(tmp_path / "sub" / "a.ipynb", "import sklearn, pandas, helper, json")
+    (finding,) = [f for f in inspect_file(file).findings if f.rule == "unpinned-import"]
+    assert finding.place.message.args == {"names": "pandas", "count": 1}
+    assert inspect_file(file).exit_code == 0
 
 
 @pytest.mark.parametrize("lang", ["en", "fr"])

@@ -55,6 +55,13 @@ def test_a_byte_order_mark_is_no_syntax_error(tmp_path: Path) -> None:
     assert read_source(tmp_path / "a.py").cells[0].tree is not None
 
 
+def test_a_script_is_read_in_the_encoding_it_names(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes("# -*- coding: latin-1 -*-\r\nx = 'é'\r\n".encode("latin-1"))
+    (cell,) = read_source(tmp_path / "a.py").cells
+    assert cell.source.splitlines()[1] == "x = 'é'"
+    assert cell.tree is not None
+
+
 def test_lines_of_a_script_are_those_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import os\n\n# %% load\nx = 1\n# %%\ny = 2\n")
     cells = read_source(tmp_path / "a.py").cells
@@ -70,6 +77,11 @@ def test_lines_of_a_script_are_those_of_the_file(tmp_path: Path) -> None:
         ("a.ipynb", b"[" * 100_000, "not valid JSON"),
         ("a.py", b"\xff\xfe\x00", "cannot be read"),
         ("a.txt", b"x", "a '.txt' file"),
+        ("a.py", b"# coding: nonsense\nx = 1\n", "unknown encoding"),
+        ("a.ipynb", b'{"worksheets": 3}', "no list of cells"),
+        ("a.ipynb", b'{"worksheets": [{"cells": 5}, 4]}', "no list of cells"),
+        ("a.ipynb", b'{"cells": [], "metadata": {"kernelspec": {"language": "R"}}}', "of the language R"),
+        ("a.ipynb", b'{"cells": [], "metadata": {"language_info": {"name": "julia"}}}', "of the language julia"),
     ],
 )
 def test_what_is_no_notebook_is_refused_in_one_line(tmp_path: Path, name: str, data: bytes, message: str) -> None:

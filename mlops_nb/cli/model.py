@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .common import say, say_json
-from .lab import AsJson, show_facts, stage_of
+from .lab import AsJson, check_lang, show_facts, stage_of
 from ..core.errors import InputError, require
 from ..core.workspace import open_workspace, stage_evidence
 
@@ -27,20 +27,26 @@ model = typer.Typer(no_args_is_help=True)
 def inspect(
     file: Annotated[Path, typer.Argument(help="A notebook or a Python script.", show_default=False)],
     as_json: AsJson = False,
+    sarif: Annotated[
+        bool, typer.Option("--sarif", help="Print a SARIF 2.1.0 log, for code hosts and editors.")
+    ] = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or fr.")] = "en",
 ) -> None:
     """Readiness findings of a notebook or script, data leakage included; nothing is run.
 
-    Ends with 0 when there is no finding and 1 when there are some.
+    Ends with 0 when nothing stands in the way (notes may be there) and with 1 when something does.
 
     Example: mlops-nb inspect poc.ipynb --json
     """
-    from mlops_nb.refactor.inspection import inspect_file
+    from mlops_nb.refactor.inspection import inspect_file, to_sarif
 
-    found = inspect_file(file)
-    if as_json:
-        say_json(found.to_dict())
+    if as_json and sarif:
+        raise InputError("--json and --sarif at once", fix="choose one")
+    found, shown = inspect_file(file), check_lang(lang) or "en"
+    if as_json or sarif:
+        say_json(to_sarif(found, shown) if sarif else found.to_dict(shown))
     else:
-        say(found.text())
+        say(found.text(shown))
     raise typer.Exit(found.exit_code)
 
 
@@ -49,17 +55,23 @@ def refactor(
     notebook: Annotated[Path, typer.Argument(help="A PoC notebook.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the package.")],
     name: Annotated[str, typer.Option(help="Name of the package; default: the notebook's.")] = "",
+    predictions: Annotated[
+        str, typer.Option(help="The variable that counts; default: what the notebook ends with.")
+    ] = "",
+    golden: Annotated[bool, typer.Option(help="Run the module once and save what it predicts.")] = True,
 ) -> None:
-    """Move the marked cells of a notebook into a module with tests.
+    """Move a notebook into a module with tests: its marked cells, or what its predictions need.
 
     Example: mlops-nb refactor poc.ipynb --out src
     """
     require("ruff", "lab")
     from mlops_nb.refactor.extraction import refactor_notebook
 
-    made = refactor_notebook(notebook, out, name or notebook.stem.replace("-", "_"))
+    made = refactor_notebook(notebook, out, name or notebook.stem.replace("-", "_"), predictions, golden)
+    for note in made.notes:
+        say(str(note))
     say(f"{made.module}: {', '.join(made.functions)}")
-    say(f"{made.test}: tests")
+    say(f"{made.test}: tests" + (f" ({made.golden})" if made.golden else ""))
 
 # %% ../../nbs/93_cli.model.ipynb #export
 @model.command()

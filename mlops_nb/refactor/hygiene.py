@@ -16,9 +16,9 @@ from .names import ANNOTATION, KNOWN, mentions
 from .source import TOO_DEEP, Cell, Source
 
 # %% auto #0
-__all__ = ['Rule', 'LONG_CELL', 'SEVERITY', 'Violation', 'syntax_errors', 'magics', 'undefined_names', 'execution_order',
-           'captured_globals', 'absolute_paths', 'secrets', 'network_calls', 'unseeded_randomness', 'star_imports',
-           'long_cells', 'dead_cells', 'violations']
+__all__ = ['Rule', 'MAX_TEXT', 'LONG_CELL', 'SEVERITY', 'Violation', 'syntax_errors', 'magics', 'undefined_names',
+           'execution_order', 'captured_globals', 'absolute_paths', 'secrets', 'network_calls', 'unseeded_randomness',
+           'star_imports', 'long_cells', 'dead_cells', 'violations']
 
 # %% ../../nbs/34_refactor.hygiene.ipynb #violation
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ _SECRET_FORMS = re.compile(
 _SECRET_NAMES = re.compile(
     r"(?:^|_)(?:password|passwd|pwd|secret|token|api_?key|access_?key|private_?key|credential)s?$", re.I
 )
-_IN_URL = re.compile(r"\w+://[^/\s:@]+:[^/\s:@{}$]+@")
+_IN_URL = re.compile(r"\b\w{1,20}://[^/\s:@]{1,200}:[^/\s:@{}$]{1,200}@")
+MAX_TEXT = 100_000  # characters of a literal that are searched for secrets
 
 
 def absolute_paths(
@@ -223,7 +224,8 @@ def secrets(
     "Texts that look like keys or passwords."
     for cell, node in _nodes(source):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if _SECRET_FORMS.search(node.value) or _IN_URL.search(node.value):
+            text = node.value[:MAX_TEXT]
+            if _SECRET_FORMS.search(text) or _IN_URL.search(text):
                 yield Violation("secret", cell.number, node.lineno, {"name": "text"})
         else:
             for name, value in _named_secrets(node):

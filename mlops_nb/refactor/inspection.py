@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..core.display import Table
 from ..core.messages import Message, label
@@ -220,43 +221,46 @@ _LEVELS = {"error": "error", "warning": "warning", "note": "note"}
 def _location(
     report: Report,
     place: Place,
+    lang: str,
 ) -> dict[str, Any]:
     "A SARIF location."
     region = {"startLine": max(place.line, 1)}
-    artifact = {"uri": Path(report.path).name}
+    artifact = {"uri": quote(Path(report.path).as_posix())}
     logical = [
         {"name": f"cell {place.cell}", "fullyQualifiedName": place.cell_id or f"cell {place.cell}", "kind": "module"}
     ]
     return {
         "physicalLocation": {"artifactLocation": artifact, "region": region},
         "logicalLocations": logical,
-        "message": {"text": place.message.text()},
+        "message": {"text": place.message.text(lang)},
     }
 
 
 def _result(
     report: Report,
     finding: Finding,
+    lang: str,
 ) -> dict[str, Any]:
     "A SARIF result."
-    text = f"{finding.place.message.text()} {finding.fix.text()}"
+    text = f"{finding.place.message.text(lang)} {finding.fix.text(lang)}"
     result = {
         "ruleId": finding.rule,
         "level": _LEVELS[finding.severity],
         "message": {"text": text},
-        "locations": [_location(report, finding.place)],
+        "locations": [_location(report, finding.place, lang)],
     }
     if finding.flow:
-        steps = [{"location": _location(report, p)} for p in finding.flow]
+        steps = [{"location": _location(report, p, lang)} for p in finding.flow]
         result["codeFlows"] = [{"threadFlows": [{"locations": steps}]}]
     return result
 
 
 def to_sarif(
     report: Report,
+    lang: str = "en",
 ) -> dict[str, Any]:
     "The report as a SARIF log."
-    rules = [{"id": r, "shortDescription": {"text": label(f"inspect.rule.{r}", "en")}} for r in report.rules()]
+    rules = [{"id": r, "shortDescription": {"text": label(f"inspect.rule.{r}", lang)}} for r in report.rules()]
     driver = {"name": "mlops-nb inspect", "rules": rules}
-    run = {"tool": {"driver": driver}, "results": [_result(report, f) for f in report.findings]}
+    run = {"tool": {"driver": driver}, "results": [_result(report, f, lang) for f in report.findings]}
     return {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0", "runs": [run]}

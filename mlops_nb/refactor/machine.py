@@ -71,7 +71,7 @@ class Scope:
         target.changed.discard(name)
 
 # %% ../../nbs/32c_refactor.machine.ipynb #machine
-MAX_STEPS = 30_000  # statements and calls; about a second
+MAX_STEPS = 15_000  # statements and calls; about a second
 MAX_DEPTH = 8  # calls within calls
 
 

@@ -203,7 +203,10 @@ def _notebook_cells(
         raise InputError("not a notebook", where=where)
     cells = doc.get("cells")
     if cells is None:
-        cells = [c for sheet in doc.get("worksheets") or () for c in sheet.get("cells", ())]
+        sheets = doc.get("worksheets")
+        lists = [s.get("cells") for s in sheets if isinstance(s, dict)] if isinstance(sheets, list) else []
+        found = [cells for cells in lists if isinstance(cells, list)]
+        cells = [c for cells in found for c in cells] if found else None
     if not isinstance(cells, list):
         raise InputError("not a notebook: no list of cells", where=where)
     _require_python(doc, where)
