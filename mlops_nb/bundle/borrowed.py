@@ -16,10 +16,13 @@ from .parity import open_graph
 from ..core.errors import Refused, require
 
 # %% auto #0
-__all__ = ['OUTPUTS', 'borrow']
+__all__ = ['OUTPUTS', 'NEVER', 'borrow']
 
 # %% ../../nbs/37i_bundle.borrowed.ipynb #borrow
 OUTPUTS = {"probability": 1, "value": 0, "transform": 0}
+NEVER = {
+    "Neighbors": "neighbours at equal distance are taken in an order that scikit-learn does not define"
+}  # by part of the name
 
 
 def _converted(
@@ -50,6 +53,9 @@ def borrow(
     "Let skl2onnx convert one step; raises `Refused` with its reason."
     if kind not in OUTPUTS:
         raise c.refuse(f"it has no {kind} here")
+    for part, why in NEVER.items():
+        if part in type(step).__name__:
+            raise c.refuse(why, "use a model of trees, or a support vector machine")
     x, reasons = matrix(c, block), []
     for dtype in (x.dtype, "float32") if x.dtype == "float64" else ("float32",):
         try:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .parts import Tolerance
 
 # %% auto #0
-__all__ = ['Encoded', 'Ask', 'GRID', 'MOST', 'jumps', 'jump_rows', 'Beside', 'beside_split', 'Comparison', 'compare_rows']
+__all__ = ['Encoded', 'Ask', 'GRID', 'MOST', 'Ways', 'jump_rows', 'Beside', 'beside_split', 'Comparison', 'compare_rows']
 
 # %% ../../nbs/37j_bundle.neighbours.ipynb #order
 Encoded = Mapping[str, NDArray[Any]]  # By column, as the contract encodes
@@ -41,7 +41,7 @@ def _unrank(
 
 # %% ../../nbs/37j_bundle.neighbours.ipynb #grid
 GRID = 32  # values of a column between which jumps are looked for
-MOST = 24  # jumps a column
+MOST = 12  # jumps of one row in one column
 
 
 def _grid(
@@ -58,61 +58,83 @@ def _grid(
     return _rank(np.array([picked[0] - span, *picked, picked[-1] + span], np.float32))
 
 
-def _as_values(
-    ranks: NDArray[np.int64],
-    dtype: np.dtype[Any],
-) -> NDArray[Any]:
-    "Ranks back as values; days are their own ranks."
-    return _unrank(ranks) if dtype.kind == "f" else ranks.astype(dtype)
+@dataclass(frozen=True)
+class Ways:
+    "Ways between two values of a column, all other values of a row as they are."
+
+    rows: NDArray[np.int64]  # which row is moved
+    columns: NDArray[np.object_]  # which of its columns
+    low: NDArray[np.int64]  # ranks
+    high: NDArray[np.int64]
+
+    def at(self, table: Encoded, ranks: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        "The rows with their columns moved to `ranks`; days are their own ranks."
+        moved = {n: v[self.rows].copy() for n, v in table.items()}
+        for name in dict.fromkeys(self.columns.tolist()):
+            here = self.columns == name
+            values = moved[name]
+            values[here] = _unrank(ranks[here]) if values.dtype.kind == "f" else ranks[here]
+        return moved
+
+    def of(self, chosen: NDArray[Any]) -> Ways:
+        "Some of them."
+        return Ways(self.rows[chosen], self.columns[chosen], self.low[chosen], self.high[chosen])
+
+# %% ../../nbs/37j_bundle.neighbours.ipynb #ways
+def _ways(
+    table: Encoded,
+    limit: int,  # columns
+) -> Ways:
+    "From each value of the grid to the next, for the first two rows that have a value in the column."
+    rows: list[int] = []
+    columns: list[str] = []
+    low: list[int] = []
+    high: list[int] = []
+    for name in [n for n, v in table.items() if v.dtype.kind in "fi"][:limit]:
+        grid = _grid(table[name]).tolist()
+        for row in np.flatnonzero(np.isfinite(table[name]))[:2].tolist():
+            rows += [row] * (len(grid) - 1)
+            columns += [name] * (len(grid) - 1)
+            low += grid[:-1]
+            high += grid[1:]
+    return Ways(np.array(rows, int), np.array(columns, object), np.array(low, np.int64), np.array(high, np.int64))
 
 
-def _with(
-    row: Encoded,  # One row
-    name: str,
-    values: NDArray[Any],
-) -> dict[str, NDArray[Any]]:
-    "The row, once for each value of a column."
-    return {n: values if n == name else np.repeat(v, len(values)) for n, v in row.items()}
+def _steepest(
+    ways: Ways,
+    heights: NDArray[np.float64],
+) -> Ways:
+    "Those with the largest differences, `MOST` a row and column at most."
+    taken: dict[tuple[int, str], int] = {}
+    chosen = []
+    for i in np.argsort(-heights, kind="stable").tolist():
+        key = (int(ways.rows[i]), str(ways.columns[i]))
+        taken[key] = taken.get(key, 0) + 1
+        if heights[i] > 0 and taken[key] <= MOST:
+            chosen.append(i)
+    return ways.of(np.array(sorted(chosen), int))
 
 # %% ../../nbs/37j_bundle.neighbours.ipynb #find
-def jumps(
-    ask: Ask,
-    row: Encoded,  # One ordinary row
-    name: str,  # A number or a date
-    values: NDArray[Any],  # What the column holds
-) -> dict[str, NDArray[Any]]:  # Both sides of each jump
-    "Where the answer for `row` jumps as one column moves."
-
-    def answers(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-        return ask(_with(row, name, _as_values(ranks, values.dtype)))
-
-    ranks = _grid(values)
-    if not len(ranks):
-        return _with(row, name, values[:0])
-    found = answers(ranks)
-    height = np.abs(np.diff(found, axis=0)).max(axis=1)
-    at = np.sort(np.argsort(-height, kind="stable")[:MOST])
-    at = at[height[at] > 0]
-    low, high, left = ranks[at], ranks[at + 1], found[at]
-    while (high - low > 1).any():
-        middle = (low + high) // 2
-        same = (answers(middle) == left).all(axis=1)
-        low, high = np.where(same & (high - low > 1), middle, low), np.where(same | (high - low <= 1), high, middle)
-    return _with(row, name, _as_values(np.concatenate([low, high]), values.dtype))
-
-# %% ../../nbs/37j_bundle.neighbours.ipynb #all
 def jump_rows(
     ask: Ask,
-    rows: Encoded,  # Ordinary rows; the first two with a value in the column are moved
+    table: Encoded,  # Ordinary rows
     limit: int = 40,  # columns that are tried
-) -> dict[str, NDArray[Any]]:
-    "Both sides of the jumps of every number and date."
-    names = [n for n, v in rows.items() if v.dtype.kind in "fi"][:limit]
-    made: list[dict[str, NDArray[Any]]] = []
-    for name in names:
-        known = np.flatnonzero(np.isfinite(rows[name]))[:2]
-        made.extend(jumps(ask, {n: v[i : i + 1] for n, v in rows.items()}, name, rows[name]) for i in known)
-    return {n: np.concatenate([v[:0], *(m[n] for m in made)]) for n, v in rows.items()}
+) -> dict[str, NDArray[Any]]:  # Both sides of each jump
+    "Rows one step apart between which the model's answer changes."
+    ways = _ways(table, limit)
+    if not len(ways.rows):
+        return {n: v[:0] for n, v in table.items()}
+    rises = np.abs(ask(ways.at(table, ways.high)) - ask(ways.at(table, ways.low)))
+    ways = _steepest(ways, np.nan_to_num(rises.max(axis=1)))
+    if not len(ways.rows):
+        return {n: v[:0] for n, v in table.items()}
+    low, high, left = ways.low, ways.high, ask(ways.at(table, ways.low))
+    while (open_ways := high - low > 1).any():
+        middle = (low + high) // 2
+        same = (ask(ways.at(table, middle)) == left).all(axis=1)
+        low, high = np.where(same & open_ways, middle, low), np.where(~same & open_ways, middle, high)
+    sides = [ways.at(table, low), ways.at(table, high)]
+    return {n: np.concatenate([side[n] for side in sides]) for n in table}
 
 # %% ../../nbs/37j_bundle.neighbours.ipynb #explain
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def quantile_transformer(
         up = interpolate(c, name, quantiles, step.references_)
         down = interpolate(c, g.op("Neg", name), -quantiles[::-1], -step.references_[::-1])
         y = g.op("Mul", g.op("Sub", up, down), np.array(0.5))
-        made.append(_at_the_ends(c, step, name, y, quantiles))
+        made.append(_at_the_ends(c, step, column, y, quantiles))
     joined = g.op("Concat", *made, axis=1) if len(made) > 1 else made[0]
     return (Value(g.cast(joined, x.dtype) if x.dtype == "float32" else joined, x.width, x.dtype, x.dtype),)
 
@@ -214,16 +214,18 @@ NEAR_BOUND = 1e-7  # scikit-learn's BOUNDS_THRESHOLD
 def _at_the_ends(
     c: Compiler,
     step: Any,
-    x: str,
-    y: str,
+    x: Value,  # [N, 1]
+    y: str,  # float64
     quantiles: NDArray[np.float64],
-) -> str:
-    "0 and 1 at the bounds, and the normal distribution if it is wanted."
+) -> str:  # float64
+    "0 and 1 at the bounds, and the normal distribution if it is wanted; a margin is added in the type of `x`."
     g, normal = c.graph, step.output_distribution == "normal"
-    margin = np.array(NEAR_BOUND if normal else 0.0)
-    upper = g.op("Greater" if normal else "Equal", g.op("Add", x, margin), np.array(quantiles[-1]))
-    lower = g.op("Less" if normal else "Equal", g.op("Sub", x, margin), np.array(quantiles[0]))
+    name, margin = working(g, x), np.array(NEAR_BOUND if normal else 0.0, x.dtype)
+    above, below = (g.cast(g.op(k, name, margin), "float64") for k in ("Add", "Sub"))
+    upper = g.op("Greater" if normal else "Equal", above, np.array(quantiles[-1]))
+    lower = g.op("Less" if normal else "Equal", below, np.array(quantiles[0]))
     y = g.op("Where", lower, np.array(0.0), g.op("Where", upper, np.array(1.0), y))
+    y = g.cast(g.cast(y, "float32"), "float64") if x.dtype == "float32" else y
     return _normal_quantile(c, y) if normal else y
 
 # %% ../../nbs/37d_bundle.preparing.ipynb #normal

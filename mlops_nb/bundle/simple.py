@@ -15,7 +15,8 @@ from .trees import linked, sigmoid_pair, softmax
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'PROBABILITY', 'DECISION', 'VALUE', 'linear', 'linear_value', 'log_linear_value', 'shares',
            'one_against_rest', 'logistic', 'discriminant', 'sgd', 'gaussian_bayes', 'counting_bayes', 'bernoulli_bayes',
-           'network_probability', 'network_value', 'constant', 'dummy_probability', 'dummy_value', 'vector_value']
+           'network_probability', 'network_value', 'constant', 'dummy_probability', 'dummy_value', 'vector_value',
+           'vector_decision']
 
 # %% ../../nbs/37g_bundle.simple.ipynb #linear
 def linear(
@@ -220,13 +221,20 @@ def _kernel(
 
 
 def vector_value(c: Compiler, model: Any, x: Block) -> Value:
-    "SVR and NuSVR."
+    "SVR and NuSVR, and the score of a two-class SVC."
     if model.kernel not in ("linear", "rbf", "poly", "sigmoid"):
         raise c.refuse("a kernel of your own", "use kernel 'rbf', 'linear', 'poly' or 'sigmoid'")
     kernel, dual = _kernel(c, model, matrix(c, x)), model.dual_coef_
     dual = dual.toarray() if hasattr(dual, "toarray") else np.asarray(dual)
     y = c.graph.op("Add", c.graph.op("MatMul", kernel, dual.T), np.asarray(model.intercept_).reshape(1, 1))
     return Value(y, 1, "float64", "float64")
+
+# %% ../../nbs/37g_bundle.simple.ipynb #vector-decision
+def vector_decision(c: Compiler, model: Any, x: Block) -> Value:
+    "SVC and NuSVC of two classes."
+    if len(model.classes_) > 2:
+        raise c.refuse("its scores of more than two classes", "use its probabilities (probability=True)")
+    return vector_value(c, model, x)
 
 # %% ../../nbs/37g_bundle.simple.ipynb #registry
 PROBABILITY = {
@@ -250,6 +258,7 @@ _LINEAR = (
     "Lars", "LarsCV", "OrthogonalMatchingPursuit", "OrthogonalMatchingPursuitCV", "BayesianRidge", "ARDRegression", "HuberRegressor",
     "SGDRegressor", "LinearSVR", "TheilSenRegressor", "QuantileRegressor", "PassiveAggressiveRegressor",
 )  # fmt: skip
+DECISION |= dict.fromkeys(("SVC", "NuSVC"), vector_decision)
 VALUE = {
     **dict.fromkeys(_LINEAR, linear_value),
     **dict.fromkeys(("PoissonRegressor", "GammaRegressor", "TweedieRegressor"), log_linear_value),
