@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import keyword
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from mlops_nb.bundle.contents import (
     environment,
     explanation_baseline,
     licences,
+    measured_lines,
 )
 from .edges import edge_rows, spread
 from mlops_nb.bundle.features import (
@@ -35,7 +35,7 @@ from mlops_nb.bundle.features import (
 )
 from .fitting import Fitted, fit_in_clean_process
 from .format import golden_bytes, load_bundle, write_bundle
-from .lighter import Choice, Material, choose_lighter, lighter_facts, provenance
+from .lighter import Choice, Material, answers_of, choose_lighter, lighter_facts, provenance
 from .manifest import json_bytes
 from .onnx import signature_of
 from .parity import Parity, compare, open_graph, run_graph, tolerance_for
@@ -43,7 +43,7 @@ from .parts import Golden, Signature, Thresholds, Tolerance
 from ..charter import Charter, load_frozen
 from ..core.errors import InputError, Refused, require
 from ..core.facts import Fact
-from ..core.files import atomic_write
+from ..core.files import atomic_write, sweep
 from ..core.hashing import sha256_file
 from ..core.messages import number, text
 from ..core.workspace import Evidence, Workspace, write_evidence
@@ -282,8 +282,9 @@ def _common_files(
     inputs: Inputs,
     digest: Mapping[str, str],  # Hash by split
     name: str,
+    measured: Sequence[str],  # Lines of the card
 ) -> dict[str, bytes]:
-    "Files that do not depend on the graph."
+    "Files around the graph."
     labels = require("mlops_nb.data.frames", "lab").labels
     rows = {"train": len(inputs.train), "valid": len(inputs.valid)}
     return _profile_files(inputs) | {
@@ -291,7 +292,7 @@ def _common_files(
         "rule.json": json_bytes(base_rate(inputs.contract, labels(inputs.contract, inputs.train)).to_dict()),
         "licences.json": json_bytes(licences()),
         "environment.txt": environment().encode(),
-        "card.md": card(inputs.charter, inputs.contract, name, rows, digest).encode(),
+        "card.md": card(inputs.charter, inputs.contract, name, rows, digest, measured).encode(),
     }
 
 # %% ../../nbs/39_bundle.export.ipynb #graph-files
@@ -383,6 +384,16 @@ def _lite_files(
     line = text("bundle.card.lite", lang, loss=loss, high=high, **told)
     return about, {"lite.onnx": choice.chosen.graph, "card.md": card_md + f"\n{line}\n".encode()}
 
+# %% ../../nbs/39_bundle.export.ipynb #measured
+def _measured(
+    material: Material,
+    proof: Proof,
+) -> list[str]:
+    "What the card says about quality, as far as it is known at export."
+    charter = material.charter
+    given = answers_of(material, proof.graph)
+    return measured_lines(charter.criteria.performance.metric, given, charter.problem.lang)
+
 # %% ../../nbs/39_bundle.export.ipynb #write
 def _write_both(
     ws: Workspace,
@@ -396,7 +407,8 @@ def _write_both(
     folders = {}
     for role, proof in proofs.items():
         head = _head(inputs, proof, role, module, digest)
-        files = _common_files(inputs, digest, head["name"]) | _graph_files(inputs, proof)
+        measured = _measured(lighter[0], proof)
+        files = _common_files(inputs, digest, head["name"], measured) | _graph_files(inputs, proof)
         if role == "model":
             head["lite"], lite = _lite_files(lighter, files["card.md"])
             files |= lite
@@ -410,7 +422,7 @@ def run_export(
 ) -> Evidence:
     "Make the candidate and the baseline bundle of a workspace; raises `Refused` when one of the comparisons says no."
     inputs = read_inputs(ws)
-    _sweep(ws.bundles)
+    sweep(ws.bundles)
     module = refactor_notebook(ws.notebook, ws.src, package_name(inputs.charter.problem.name))
     inputs = with_features(inputs, module.module)
     rows, kinds = inputs.golden_rows
@@ -425,14 +437,6 @@ def run_export(
     evidence = _evidence(ws, module, proofs, _write_both(ws, inputs, proofs, module, chosen), chosen)
     write_evidence(ws, evidence)
     return evidence
-
-
-def _sweep(
-    folder: Path,  # Of bundles
-) -> None:
-    "Remove what a killed export left half-written; one stage of a workspace runs at a time."
-    for left in folder.glob(".*.tmp") if folder.exists() else ():
-        shutil.rmtree(left, ignore_errors=True)
 
 
 def package_name(

@@ -18,7 +18,7 @@ from typing import IO, Any
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['atomic_stream', 'atomic_write', 'atomic_folder', 'plain', 'write_json', 'read_json']
+__all__ = ['sweep', 'atomic_stream', 'atomic_write', 'atomic_folder', 'plain', 'write_json', 'read_json']
 
 # %% ../../nbs/02_core.files.ipynb #sync
 def _sync_folder(
@@ -32,15 +32,23 @@ def _sync_folder(
         os.close(fd)
 
 
+def sweep(
+    folder: str | Path,
+    name: str = "*",  # Of the target
+) -> None:
+    "Remove what processes that are no more left half-written."
+    for left in Path(folder).glob(f".{name}.*.tmp"):
+        pid = left.name.split(".")[-3]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
 def _aside(
     path: Path,  # The target
 ) -> Path:  # A name beside it that nobody else uses
     "The temporary name of `path`, its leftovers swept away."
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        pid = left.name.split(".")[-3]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    sweep(path.parent, path.name)
     return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
 
 # %% ../../nbs/02_core.files.ipynb #atomic-write

@@ -5,6 +5,7 @@
 # %% ../../nbs/81_lifecycle.pipeline.ipynb #imports
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..charter import load_charter
-from ..core.errors import InputError, MissingExtra, MlopsError, Refused, Unverifiable
+from ..charter import load_charter, load_frozen
+from ..core.errors import InputError, MissingExtra, MlopsError, Refused, Unverifiable, require
 from ..core.files import atomic_write, read_json, write_json
 from ..core.processes import RUN_PID, start
 from ..core.workspace import Workspace
@@ -23,7 +24,7 @@ from .stages import STAGES, Stage
 
 # %% auto #0
 __all__ = ['pipeline_text', 'Answer', 'dvc', 'init_pipeline', 'stale_stages', 'failure_file', 'leave_failure', 'reproduce',
-           'data_file']
+           'data_file', 'follow_charter']
 
 # %% ../../nbs/81_lifecycle.pipeline.ipynb #yaml
 def _out(
@@ -184,3 +185,34 @@ def data_file(
     if not (ws.root / name).is_file():
         raise InputError("no such file", where=name, fix="put the table there or change data.file in charter.toml")
     return name
+
+# %% ../../nbs/81_lifecycle.pipeline.ipynb #follow
+def _advisories(
+    ws: Workspace,
+) -> tuple[str, str]:  # What the charter names now, and what it named when it was frozen; empty: nothing
+    "The files of known vulnerabilities; one that is not there cannot be depended on."
+    now = load_charter(ws.charter_file).criteria.security.vulnerabilities
+    before = load_frozen(ws).charter.criteria.security.vulnerabilities if ws.frozen_file.exists() else ""
+    return (now if now and (ws.root / now).is_file() else ""), before
+
+
+def follow_charter(
+    ws: Workspace,
+) -> None:
+    "Let the scorecard depend on the vulnerability file that the charter names, and on no other."
+    file, (now, before) = ws.root / "dvc.yaml", _advisories(ws)
+    yaml = require("ruamel.yaml", "lab").YAML()
+    yaml.width = 4096  # lines stay as they are
+    doc = yaml.load(file.read_text(encoding="utf-8"))
+    deps = ((doc.get("stages") or {}).get("score") or {}).get("deps")
+    if deps is None:
+        return
+    gone, new = before != now and before in deps, bool(now) and now not in deps
+    if gone:
+        deps.remove(before)
+    if new:
+        deps.append(now)
+    if gone or new:
+        text = io.StringIO()
+        yaml.dump(doc, text)
+        atomic_write(file, text.getvalue())

@@ -18,10 +18,10 @@ from filelock import FileLock, Timeout
 from ..charter import load_frozen
 from ..core.errors import InputError
 from ..core.facts import Fact
-from ..core.files import read_json, write_json
+from ..core.files import read_json, sweep, write_json
 from ..core.workspace import Workspace, evidence_of, stage_evidence
 from ..ledger import Ledger
-from .pipeline import data_file, dvc, init_pipeline, reproduce, stale_stages
+from .pipeline import data_file, dvc, follow_charter, init_pipeline, reproduce, stale_stages
 from .stages import AFTER_DECISION, BEFORE_DECISION, STAGES, Stage, check_charter, record_stage
 
 # %% auto #0
@@ -209,6 +209,14 @@ def report_language(
     return lang or ws.settings().lang or load_frozen(ws).charter.problem.lang
 
 # %% ../../nbs/83_lifecycle.run.ipynb #prepare
+def _sweep_outputs(
+    ws: Workspace,
+) -> None:
+    "Remove what a killed run left in the folders that DVC hashes: it would make their stages run again."
+    for out in sorted({o for s in STAGES for o in s.outs}):
+        sweep(ws.root / out)
+
+
 def _prepare(
     ws: Workspace,
 ) -> frozenset[str]:  # Names of the stale stages
@@ -216,6 +224,8 @@ def _prepare(
     init_pipeline(ws.root, data_file(ws), ws.settings().dvc_remote)
     check_charter(ws)
     Ledger(ws.ledger_file).head()
+    follow_charter(ws)
+    _sweep_outputs(ws)
     return stale_stages(ws)
 
 # %% ../../nbs/83_lifecycle.run.ipynb #run
