@@ -158,7 +158,13 @@ def a_caller_that_leaves_its_turn(lab: Lab) -> None:
     until(lambda: server.metric("in_flight") == 0)
 
 
-@fault("F4", "the run is ended, the lighter model answers, the breaker opens and closes", "no_watchdog", "no_breaker")
+@fault(
+    "F4",
+    "the run is ended, the lighter model answers, the breaker opens and closes",
+    "no_watchdog",
+    "no_breaker",
+    slow=True,
+)
 def a_graph_that_never_ends(lab: Lab) -> None:
     server = lab.server(lab.bundle(lite=True), serve_model_timeout_ms=200)
     for _ in range(4):
@@ -197,7 +203,7 @@ def an_answer_of_another_shape(lab: Lab) -> None:
     assert until(lambda: ask(server)[0]["reason"] == "")
 
 
-@fault("F6", "the breaker opens on slow batches; every caller is answered; it finds back", "slow_is_well")
+@fault("F6", "the breaker opens on slow batches; every caller is answered; it finds back", "slow_is_well", slow=True)
 def a_model_that_gets_slower_and_slower(lab: Lab) -> None:
     server = lab.moods(serve_lane="thread", serve_deadline_ms=100)  # what callers expect who do not say
     patient = {"x-request-timeout-ms": "5000"}
@@ -208,7 +214,12 @@ def a_model_that_gets_slower_and_slower(lab: Lab) -> None:
     assert until(lambda: ask(server)[0]["reason"] == "")
 
 
-@fault("F6", "callers in a hurry get the lighter model, and the model again when it is well", "estimates_never_doubted")
+@fault(
+    "F6",
+    "callers in a hurry get the lighter model, and the model again when it is well",
+    "estimates_never_doubted",
+    slow=True,
+)
 def a_slow_spell_under_short_deadlines(lab: Lab) -> None:
     server = lab.moods()
     with mood(server, sleep_s=0.2):
@@ -223,10 +234,12 @@ def a_slow_spell_under_short_deadlines(lab: Lab) -> None:
 def every_model_down(lab: Lab) -> None:
     server = lab.moods(serve_lane="thread")
     with mood(server, "model.onnx", "lite.onnx", **{"raise": True}):
-        for _ in range(6):
+        for _ in range(60):  # as long as good batches are remembered
             found = ask(server, ROW, ROW)
             assert all(p["degraded"] and p["reason"] and p["probability"] == RULE for p in found)
-        assert breakers(server) == {"primary": "open", "lite": "open"}
+            if "closed" not in breakers(server).values():
+                break
+        assert "closed" not in breakers(server).values()
     assert until(lambda: ask(server)[0]["reason"] == "")
 
 
@@ -248,7 +261,7 @@ def five_times_too_many(lab: Lab) -> None:
     assert ask(server)[0]["reason"] == ""
 
 
-@fault("F8", "the lighter model answers what the primary has no time for", "everybody_is_admitted")
+@fault("F8", "the lighter model answers what the primary has no time for", "everybody_is_admitted", slow=True)
 def too_many_for_the_primary(lab: Lab) -> None:
     server = lab.moods(at_load=SLOW, serve_lane="thread", serve_overload="lite")
     with mood(server, **SLOW):
@@ -260,7 +273,7 @@ def too_many_for_the_primary(lab: Lab) -> None:
     assert all(same(r.json()["predictions"], [ROW]) for r in replies if r.status_code == 200)
 
 
-@fault("F16", "not ready first; whoever was accepted is answered and logged", "stops_at_once")
+@fault("F16", "not ready first; whoever was accepted is answered and logged", "stops_at_once", slow=True)
 def sigterm_under_load(lab: Lab) -> None:
     server = lab.server(alone=True, serve_drain_s=0.5)
     answered: list[int] = []
@@ -502,7 +515,7 @@ def a_stampede(lab: Lab) -> None:
     assert len({p["id"] for r in replies for p in r.json()["predictions"]}) == 40, "the ids are each answer's own"
 
 
-@fault("F23", "a version never gives another version's answer", "one_key_for_all_versions")
+@fault("F23", "a version never gives another version's answer", "one_key_for_all_versions", slow=True)
 def a_cache_across_versions(lab: Lab) -> None:
     server = lab.server(lab.bundle(), lab.bundle("base", shift=1.0), alone=True, serve_cache_rows=100)
     for shift in (0.0, 1.0, 0.0, 1.0):
@@ -512,7 +525,7 @@ def a_cache_across_versions(lab: Lab) -> None:
         assert server.client.post("/admin/rollback").status_code == 200
 
 
-@fault("F25", "predictions and the end of the server do not wait for it", "spans_are_sent_at_once")
+@fault("F25", "predictions and the end of the server do not wait for it", "spans_are_sent_at_once", slow=True)
 def a_dead_collector(lab: Lab) -> None:
     with socket.socket() as deaf:  # takes connections and never answers
         deaf.bind(("127.0.0.1", 0))
@@ -534,7 +547,7 @@ def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (24 * 1024, 24 * 1024))
 
 
-@fault("F24", "predictions go on, what is lost is counted; audit refuses instead", "log_errors_not_caught")
+@fault("F24", "predictions go on, what is lost is counted; audit refuses instead", "log_errors_not_caught", slow=True)
 def a_full_disk(lab: Lab) -> None:
     server = lab.server(alone=True, preexec=_small_files, serve_log="audit", serve_body_limit_bytes=2**20)
     refused = None
@@ -551,7 +564,7 @@ def a_full_disk(lab: Lab) -> None:
     assert server.client.get("/v2/health/live").status_code == 200
 
 
-@fault("F24", "predictions do not wait; what does not fit into the queue is counted", "log_queue_unbounded")
+@fault("F24", "predictions do not wait; what does not fit into the queue is counted", "log_queue_unbounded", slow=True)
 def a_slow_disk(lab: Lab) -> None:
     server = lab.server(doubles=["slow_disk"], alone=True, serve_log_queue_rows=50)
     for _ in range(100):
@@ -562,7 +575,7 @@ def a_slow_disk(lab: Lab) -> None:
     assert written + server.metric('log_rows_total{state="dropped"}') <= 500
 
 
-@fault("F26", "an open breaker closes, deadlines hold, the log goes on", "durations_by_the_wall_clock")
+@fault("F26", "an open breaker closes, deadlines hold, the log goes on", "durations_by_the_wall_clock", slow=True)
 def a_wall_clock_that_jumps(lab: Lab) -> None:
     bundle = lab.bundle(faults=False, lite=True)
     server = lab.server(bundle, doubles=["moods", "wall_clock"], alone=True, serve_log_seal_s=0.2, serve_lane="thread")
@@ -581,7 +594,7 @@ def _few_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
 
-@fault("F27", "who is connected is answered; afterwards all is as before", "memory_read_must_work")
+@fault("F27", "who is connected is answered; afterwards all is as before", "memory_read_must_work", slow=True)
 def no_file_descriptor_left(lab: Lab) -> None:
     server = lab.server(lab.bundle(), lab.bundle("base", shift=1.0), alone=True, preexec=_few_files)
     ask(server)
@@ -610,7 +623,7 @@ def a_model_without_memory(lab: Lab) -> None:
     assert until(lambda: ask(server)[0]["reason"] == "")
 
 
-@fault("F27", "batches run without a thread of their own", "threads_must_be_had")
+@fault("F27", "batches run without a thread of their own", "threads_must_be_had", slow=True)
 def no_thread_to_be_had(lab: Lab) -> None:
     server = lab.moods(doubles=["moods", "no_new_threads"], alone=True, serve_lane="thread")
     with mood(server, no_threads=True):
@@ -643,7 +656,7 @@ def a_worker_without_memory(lab: Lab) -> None:
     assert same(_fresh(server, 20), [ROW] * 20)
 
 
-@fault("F28", "the noisy tenant is told to slow down, the other notices nothing", "shared_allowance")
+@fault("F28", "the noisy tenant is told to slow down, the other notices nothing", "shared_allowance", slow=True)
 def a_noisy_tenant(lab: Lab) -> None:
     keys = lab.folder / "keys.json"
     noisy, quiet = new_key(keys, "noisy"), new_key(keys, "quiet")

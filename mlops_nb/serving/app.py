@@ -106,12 +106,15 @@ class App(Life):
         path: str = scope["path"]
         if root := scope.get("root_path"):
             path = path.removeprefix(root)
-        if scope["method"] == "POST":
-            if path == "/predict":
-                return await handle(self.engine, "predict", predict, scope, receive, send)
-            if named := infer_path(path):
-                return await handle(self.engine, "infer", _infer_of(*named), scope, receive, send)
-        await pass_on(self, scope, receive, send)
+        named = infer_path(path)
+        if named is None and path != "/predict":
+            return await pass_on(self, scope, receive, send)
+        if scope["method"] != "POST":
+            error = HttpError(405, "method", "this path takes POST")
+            return await reply(send, refused(error, v2=named is not None), [(b"allow", b"POST")])
+        if named is None:
+            return await handle(self.engine, "predict", predict, scope, receive, send)
+        await handle(self.engine, "infer", _infer_of(*named), scope, receive, send)
 
 # %% ../../nbs/44j_serving.app.ipynb #summary
 def summary(
