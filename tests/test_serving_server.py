@@ -5,11 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,16 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from mlops_nb.serving.identity import new_key
 from mlops_nb.serving.log import read_log, read_outcomes
-from mlops_nb.serving.predictor import Predictor
 from tests.serving_bundle import (
-    ENDLESS,
     NOT_A_NUMBER,
-    POISON,
     ROW,
     Running,
     expected,
@@ -34,6 +27,7 @@ from tests.serving_bundle import (
     make_bundle,
     running,
 )
+from tests.serving_lab import until
 
 
 @pytest.fixture(scope="module")
@@ -70,32 +64,6 @@ def test_rows_by_name_get_the_answers_of_the_graph(server: Running) -> None:
     assert not any(f["degraded"] or f["flags"] for f in found)
 
 
-def test_thresholds_hold_by_segment(server: Running) -> None:
-    row = ROW | {"plan": None, "tenure": 12}  # about 0.45: No in general, Yes for seniors, whose threshold is 0.3
-    young, senior = ask(server, row, row | {"senior": True})
-    assert 0.3 < young["probability"]["Yes"] < 0.5
-    assert (young["label"], senior["label"]) == ("No", "Yes")
-
-
-def test_the_predictor_and_the_server_say_the_same(server: Running, bundles: tuple[Path, Path]) -> None:
-    rows = [ROW | {"tenure": t} for t in range(60)]
-    here = Predictor(bundles[0]).predict(rows)
-    there = ask(server, *rows)
-    assert [(p.label, p.probability) for p in here] == [(p["label"], p["probability"]) for p in there]
-
-
-def test_rows_and_tensors_get_the_same_answers(server: Running) -> None:
-    rows = [ROW, ROW | {"plan": None, "charges": None, "senior": True}, ROW | {"tenure": 70, "plan": "basic"}]
-    body = {"id": "mine", "inputs": tensors(rows)}
-    reply = server.client.post("/v2/models/churn/infer", json=body).json()
-    outputs = {o["name"]: np.array(o["data"]).reshape(o["shape"]) for o in reply["outputs"]}
-    named = ask(server, *rows)
-    assert outputs["probability"].tolist() == [[p["probability"]["No"], p["probability"]["Yes"]] for p in named]
-    assert outputs["label"].ravel().tolist() == [p["label"] for p in named]
-    assert (reply["id"], reply["model_name"]) == ("mine", "churn")
-    assert reply["model_version"]
-
-
 def test_a_bad_row_is_refused_by_field_value_and_what_is_allowed(server: Running) -> None:
     reply = server.client.post("/predict", json={"rows": [ROW, ROW | {"charges": 500.0, "senior": "perhaps"}]})
     assert reply.status_code == 422
@@ -121,51 +89,6 @@ def test_each_bad_value_names_its_field(server: Running, row: dict[str, Any], fi
     reply = server.client.post("/predict", json={"rows": [ROW | row]})
     assert reply.status_code == 422, reply.text
     assert reply.json()["error"]["fields"][0]["field"] == field
-
-
-@pytest.mark.parametrize("way", ["query", "body"])
-def test_partial_answers_the_good_rows(server: Running, way: str) -> None:
-    body: dict[str, Any] = {"rows": [ROW | {"tenure": "x"}, ROW]}
-    path = "/predict?partial=true" if way == "query" else "/predict"
-    reply = server.client.post(path, json=body if way == "query" else body | {"partial": True})
-    bad, good = reply.json()["predictions"]
-    assert (bad["label"], bad["reason"], bad["flags"]) == (None, "rejected", ["type:tenure"])
-    assert good["label"] == "Yes"
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"", 400),
-        (b"{", 400),
-        (b"[1]", 422),
-        (b'{"rows": [{"tenure": NaN}]}', 400),
-        (b'{"rows": [{"plan": "\xff"}]}', 400),
-        (b"[" * 200_000, 422),
-        (b'{"rows": [' + b"[" * 200_000, 422),
-        (json.dumps({"rows": [], "partial": False}).encode(), 422),
-        (json.dumps({"rows": [ROW], "more": 1}).encode(), 422),
-    ],
-)
-def test_what_cannot_be_read_is_told_apart_from_what_is_wrong(server: Running, body: bytes, status: int) -> None:
-    reply = server.client.post("/predict", content=body)
-    assert reply.status_code == status, reply.text
-    assert reply.json()["error"]["code"]
-
-
-def test_a_poisonous_row_fails_alone_and_the_breaker_stays_closed(server: Running) -> None:
-    for _ in range(5):
-        found = ask(server, ROW, ROW | {"tenure": POISON}, ROW | {"tenure": 9})
-        assert [f["reason"] for f in found] == ["", "row_failed", ""]
-        assert found[1]["degraded"]
-        assert found[1]["probability"] == {"No": 0.75, "Yes": 0.25}, "the rule's answer"
-    status = server.client.get("/admin/status").json()
-    assert {lv["breaker"] for v in status["versions"] for lv in v["levels"]} == {"closed"}
-
-
-def test_an_answer_that_is_no_number_goes_down_the_cascade(server: Running) -> None:
-    found = ask(server, ROW, ROW | {"tenure": NOT_A_NUMBER})
-    assert [(f["degraded"], f["reason"]) for f in found] == [(False, ""), (True, "bad_output")]
 
 
 def test_names_travel_with_the_answer(server: Running) -> None:
@@ -305,7 +228,6 @@ def test_rollback_flips_to_the_resident_version_and_back(bundles: tuple[Path, Pa
         before = ask(server, ROW)[0]["probability"]["Yes"]
         done = server.client.post("/admin/rollback").json()
         assert (done["champion"], done["previous"]) == (old, new)
-        assert done["seconds"] < 2
         after = ask(server, ROW)[0]["probability"]["Yes"]
         assert (before, after) == pytest.approx((expected(ROW), expected(ROW, 1.0)), abs=1e-6)
         assert server.client.post("/admin/promote", json={"version": new}).json()["champion"] == new
@@ -387,83 +309,6 @@ def test_keys_roles_and_rates(bundles: tuple[Path, Path], tmp_path: Path) -> Non
     assert asking.encode() not in (tmp_path / "run" / "server.err").read_bytes()
 
 
-def test_bodies_are_bounded_in_size_and_time(bundles: tuple[Path, Path], tmp_path: Path) -> None:
-    with running(tmp_path, bundles[0], serve_body_limit_bytes=2048, serve_body_timeout_s=0.5) as server:
-        assert server.client.post("/predict", content=b" " * 4096).status_code == 413
-        assert server.client.post("/outcomes", content=b" " * 4096).status_code == 413
-
-        def chunks() -> Iterator[bytes]:
-            for _ in range(8):
-                yield b" " * 512
-
-        assert server.client.post("/predict", content=chunks()).status_code == 413
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as slow:
-            slow.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
-            assert slow.recv(4096).startswith(b"HTTP/1.1 408")
-        assert ask(server, ROW)
-
-
-def test_a_model_that_hangs_is_ended_and_the_rule_answers_in_time(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path)
-    with running(tmp_path / "run", bundle, serve_model_timeout_ms=200) as server:
-        start = time.monotonic()
-        found = ask(server, ROW | {"tenure": ENDLESS})
-        assert time.monotonic() - start < 1.0
-        assert (found[0]["degraded"], found[0]["reason"]) == (True, "timeout")
-        for _ in range(3):
-            ask(server, ROW | {"tenure": ENDLESS})
-        start = time.monotonic()
-        found = ask(server, ROW)
-        assert found[0]["reason"] == "breaker_open", "an open breaker does not wait for the time-out"
-        assert time.monotonic() - start < 0.15
-        time.sleep(2.1)
-        assert ask(server, ROW)[0]["reason"] == "", "one good batch closes it"
-        assert server.metric("runs_ended_total") >= 3
-
-
-def test_the_lighter_model_answers_before_the_rule(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path, lite=True)
-    with running(tmp_path / "run", bundle) as server:
-        row = ROW | {"tenure": NOT_A_NUMBER}
-        found = ask(server, row)[0]
-        assert (found["degraded"], found["reason"]) == (True, "bad_output")
-        assert found["probability"]["Yes"] == pytest.approx(expected(row), abs=1e-6), "not the rule's 0.25"
-
-
-def test_sigterm_drops_nobody(bundles: tuple[Path, Path], tmp_path: Path) -> None:
-    answered: list[int] = []
-    failures: list[str] = []
-    with running(tmp_path, bundles[0], serve_drain_s=0.5) as server:
-        stop = threading.Event()
-
-        def client() -> None:
-            with httpx.Client(base_url=server.url, trust_env=False, timeout=10) as c:
-                while not stop.is_set():
-                    try:
-                        r = c.post("/predict", json={"rows": [ROW]})
-                    except httpx.ConnectError:
-                        return  # the port is closed: nothing was accepted
-                    except httpx.TransportError as e:
-                        failures.append(repr(e))
-                        return
-                    answered.append(r.status_code)
-
-        threads = [threading.Thread(target=client) for _ in range(4)]
-        for t in threads:
-            t.start()
-        time.sleep(0.3)
-        server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
-        assert server.client.get("/v2/health/ready").status_code == 503, "not ready comes first"
-        for t in threads:
-            t.join(timeout=10)
-        stop.set()
-        assert server.process.wait(timeout=10) == 0
-    assert not failures
-    assert set(answered) == {200}
-    assert read_log(tmp_path / "logs").num_rows == len(answered), "the log was flushed"
-
-
 def both_ready(server: Running) -> None:
     "Wait for the second worker too."
     end = time.monotonic() + 20
@@ -485,28 +330,11 @@ def test_two_workers_share_port_routes_and_counters(bundles: tuple[Path, Path], 
         assert len(set(ids)) == 60
         assert len({i[:12] for i in ids}) == 2, "both workers answer"
         done = server.client.post("/admin/rollback").json()
-        assert done["seconds"] < 2
         workers = server.client.get("/admin/status").json()["workers"]
         assert set(workers.values()) == {done["generation"]}
-        time.sleep(0.3)
-        assert server.metric('requests_total{route="predict",status="200"}') == 60
-        victim = json.loads((server.state_dir / "workers" / "0.json").read_text())["pid"]
-        os.kill(victim, signal.SIGKILL)
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            list(pool.map(one, range(20)))
-        end = time.monotonic() + 15
-        while time.monotonic() < end:
-            if json.loads((server.state_dir / "workers" / "0.json").read_text())["pid"] != victim:
-                break
-            time.sleep(0.1)
-        both_ready(server)
-        time.sleep(0.3)
-        assert server.metric('requests_total{route="predict",status="200"}') >= 79, (
-            "no count is lost but the last moment's"
-        )
+        until(lambda: server.metric('requests_total{route="predict",status="200"}') == 60)
         assert server.stop() == 0
-    log = read_log(tmp_path / "logs")
-    assert log.num_rows >= 60 - 60 // 2
+    assert read_log(tmp_path / "logs").num_rows == 60
 
 
 def test_the_audit_log_is_on_disk_before_the_answer(bundles: tuple[Path, Path], tmp_path: Path) -> None:
