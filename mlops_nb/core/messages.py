@@ -33,14 +33,16 @@ def catalogue(
 def number(
     value: float | int | str | bool | None,
     lang: str = "en",
-    digits: int = 3,  # Decimals of a fraction; counts have none
+    digits: int | None = None,  # Decimals of a fraction; default: three, and from 1 on no zeros after the last digit
 ) -> str:  # Text; an en dash for None
     "A number as a reader of `lang` writes it."
     if value is None:
         return "–"
     if isinstance(value, str | bool):
         return str(value)
-    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,.{3 if digits is None else digits}f}"
+    if digits is None and "." in text and abs(value) >= 1:
+        text = text.rstrip("0").rstrip(".")
     return text if lang == "en" else text.replace(",", "\u202f").replace(".", ",")
 
 # %% ../../nbs/05_core.messages.ipynb #fill
