@@ -49,7 +49,7 @@ check: test  ## what CI asks of a commit, and that the tree is clean afterwards
 sims: $(READY)  ## the statistical claims at full size; tables under nbs/tables
 	$(BIN)/python -m tests.sims
 
-bench: $(READY)  ## the server against its limits in one run; table under nbs/tables
+bench: $(READY)  ## the server against its limits, a naive server and its peers in one run; table and plot under nbs/tables
 	$(BIN)/python -m tests.bench
 
 soak: $(READY)  ## ten minutes at 70 % of capacity with a bad client in the room; table under nbs/tables

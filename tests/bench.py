@@ -1,16 +1,16 @@
-"""How fast the server is beside its ceiling and a naive server: `make bench`, or `python -m tests.bench --seconds 2`.
+"""How fast the server is beside its limits, a naive server and its peers: `make bench`, or `python -m tests.bench --quick`.
 
-The servers stand on one core and the load (`wrk`, a closed loop) on another, all in one run, because a shared machine
-allows ratios and no absolute figures. Compared, on one small model and one row a request:
+The server stands on one core and the load on another, all in one run, because a shared machine allows ratios and no absolute
+figures. Ours is started by its public command with the settings of production and everything on: validation, an API key, a
+rate limit, metrics, the prediction log; one request in a hundred is invalid and one carries no key, and both must be refused.
 
-- echo: a bare ASGI app that reads the body and answers a constant, run with our uvicorn options. The HTTP ceiling, L1.
-- ours, V2 and rows: `mlops-nb serve` with default settings and the prediction log on, asked with one packed V2 tensor
-  and with `POST /predict` by column name.
-- naive: FastAPI and pydantic with one onnxruntime call a request, run with our uvicorn options, on the event loop,
-  which serves a model this small faster than a thread pool would.
-- raw onnxruntime on the server's core without HTTP: the model's ceiling, L2.
+- echo: a bare ASGI app that reads the body and answers a constant, run with the same uvicorn options. The HTTP limit, L1.
+- raw onnxruntime on the server's core without HTTP: the model's limit, L2. L3 = 1 / (1/L1 + 1/L2): both on one core.
+- naive: FastAPI and pydantic with one call of onnxruntime a request.
+- MLServer, BentoML, LitServe and MLflow, as their guides run them, as far as they can be installed.
 
-Speed is measured here and asserted nowhere. Wrong answers end the run with exit code 1.
+Speed is measured here and asserted nowhere. Wrong answers, refusals that did not happen, and log records that are missing end
+the run with exit code 1.
 """
 
 from __future__ import annotations
@@ -19,99 +19,105 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import onnxruntime
 import psutil
 import pyarrow.parquet as pq
-import uvicorn
-from fastapi import FastAPI
-from onnx import TensorProto, helper
-from pydantic import BaseModel
 
 from mlops_nb.bundle.foreign import export_onnx
-from mlops_nb.core.errors import InputError, MlopsError, Refused
+from mlops_nb.core.errors import InputError, MlopsError
 from mlops_nb.core.files import atomic_write, write_json
-from mlops_nb.core.processes import start
-from mlops_nb.core.settings import PREFIX, Settings
-from mlops_nb.serving.server import bind, uvicorn_config
+from mlops_nb.core.settings import PREFIX
+from mlops_nb.serving.identity import new_key
+from tests.bench_load import LOAD, Measured, Target, measure, open_loop
+from tests.bench_servers import (
+    MODELS,
+    PEER_SERVERS,
+    ROOT,
+    WIDTH,
+    Peer,
+    listening,
+    matrix,
+    ours,
+    running_peer,
+    serve_child,
+    session_of,
+    wait_answer,
+)  # fmt: skip
 
-ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "nbs" / "tables"
-WIDTH, ROWS = 30, 256
-CONNECTIONS = (1, 16, 64)
-BATCHES = (1, 4, 16, 64, 256)
+BATCHES = (1, 4, 16, 64, 256, 1024)
 ECHO, OURS, OURS_ROWS, NAIVE = "echo", "ours, V2", "ours, rows", "naive"
-
-# Bodies differ, so that no server may answer a batch of equal rows with one computation.
-LOAD = """
-local requests, sent = {}, 0
-function init(args)
-  for body in io.lines(args[1]) do
-    requests[#requests + 1] = wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, body)
-  end
-end
-function request()
-  sent = sent % #requests + 1
-  return requests[sent]
-end
-function done(summary, latency)
-  local e = summary.errors
-  io.write(string.format(
-    '\\nMEASURED {"answers": %d, "us": %d, "p50_us": %d, "p99_us": %d, "refused": %d, "broken": %d}\\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    e.status, e.connect + e.read + e.write + e.timeout))
-end
-"""
+MANY = 512  # rows of one binary request
+DEADLINE_S = 0.25  # of the open loop
 
 
-# The model and its rows
+@dataclass(frozen=True)
+class Plan:
+    "How much is measured."
+
+    seconds: int = 4
+    repeats: int = 3
+    connections: tuple[int, ...] = (1, 16, 64, 256)
+    deep_connections: tuple[int, ...] = (1, 64)
+    peers: bool = True
+    parts: tuple[str, ...] = ("small", "deep", "many", "open", "workers")
 
 
-def graph() -> bytes:
-    "A logistic regression over one packed input X [N,30]."
-    rng = np.random.default_rng(5)
-    weights = np.stack([np.zeros(WIDTH), rng.normal(0, 0.4, WIDTH)], axis=1).astype(np.float32)
-    nodes = [
-        helper.make_node("MatMul", ["X", "weights"], ["product"]),
-        helper.make_node("Add", ["product", "shift"], ["logit"]),
-        helper.make_node("Softmax", ["logit"], ["probability"], axis=1),
-    ]
-    constants = [
-        helper.make_tensor("weights", TensorProto.FLOAT, [WIDTH, 2], weights.ravel()),
-        helper.make_tensor("shift", TensorProto.FLOAT, [2], [0.0, 0.1]),
-    ]
-    ends = [
-        helper.make_tensor_value_info("X", TensorProto.FLOAT, [None, WIDTH]),
-        helper.make_tensor_value_info("probability", TensorProto.FLOAT, [None, 2]),
-    ]
-    made = helper.make_graph(nodes, "small", ends[:1], ends[1:], constants)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+QUICK = Plan(seconds=1, repeats=1, connections=(1, 16), deep_connections=(16,), peers=False)
 
 
-def matrix() -> np.ndarray:
-    "Rows whose short decimals are exact in float32, so that what is sent is what was in the sample."
-    drawn = np.random.default_rng(6).normal(0, 1, (ROWS, WIDTH))
-    return (np.round(drawn * 64) / 64).astype(np.float32)
+@dataclass
+class Bench:
+    "A run: where it is, on which cores, and what was found."
+
+    folder: Path
+    plan: Plan
+    server_cpu: str
+    load_cpu: str
+    key: str = ""
+    found: dict[str, Any] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def script(self) -> Path:
+        "The script of wrk."
+        return self.folder / "load.lua"
+
+    def model(self, name: str) -> Path:
+        "The graph, made once."
+        path = self.folder / f"{name}.onnx"
+        if not path.exists():
+            path.write_bytes(MODELS[name]())
+        return path
+
+    def bundle(self, name: str) -> Path:
+        "A bundle around it."
+        path = self.folder / f"bundle-{name}"
+        if not path.exists():
+            export_onnx(self.model(name), matrix(), path, name=name, classes=("no", "yes"))
+        return path
+
+    def environ(self, **settings: Any) -> dict[str, str]:
+        "Settings of our server beyond the profile's."
+        keys = {"serve_keys_file": self.folder / "keys.json", "serve_rate_per_s": 1e6, "serve_drain_s": 0.2}
+        return {PREFIX + k.upper(): str(v) for k, v in {**keys, **settings}.items()}
 
 
-def session_of(model: Path) -> onnxruntime.InferenceSession:
-    "The graph on one thread."
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+# Bodies
 
 
 def v2_body(row: list[float]) -> dict[str, Any]:
@@ -124,9 +130,36 @@ def rows_body(row: list[float]) -> dict[str, Any]:
     return {"rows": [{f"x{k}": value for k, value in enumerate(row)}]}
 
 
+BODIES: dict[str, Callable[[list[float]], dict[str, Any]]] = {
+    "v2": v2_body,
+    "rows": rows_body,
+    "x": lambda row: {"x": row},
+    "bento": lambda row: {"x": [row]},
+    "mlflow": lambda row: {"inputs": {"X": [row]}},
+}
+INVALID = {"v2": json.dumps(v2_body([None] * WIDTH)), "rows": json.dumps(rows_body([None] * WIDTH))}  # type: ignore[list-item]
+
+
+def bodies(bench: Bench, kind: str) -> Path:
+    "Every row as a request, one a line."
+    path = bench.folder / f"{kind}.jsonl"
+    make = BODIES[kind]
+    path.write_text("".join(json.dumps(make(row), separators=(",", ":")) + "\n" for row in matrix().tolist()))
+    return path
+
+
+def binary_body(bench: Bench, rows: int) -> tuple[Path, int]:
+    "Many rows as one binary tensor, and the size of its JSON part."
+    data, path = matrix(rows).tobytes(), bench.folder / f"binary-{rows}"
+    tensor = {"name": "X", "shape": [rows, WIDTH], "datatype": "FP32", "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    path.write_bytes(head + data)
+    return path, len(head)
+
+
 def v2_answer(answer: dict[str, Any]) -> list[float]:
     "The probabilities in a V2 answer."
-    return next(o["data"] for o in answer["outputs"] if o["name"] == "probability")
+    return next(o["data"] for o in answer["outputs"] if o["name"] in ("probability", "p"))
 
 
 def rows_answer(answer: dict[str, Any]) -> list[float]:
@@ -134,236 +167,75 @@ def rows_answer(answer: dict[str, Any]) -> list[float]:
     return list(answer["predictions"][0]["probability"].values())
 
 
-# The servers of the comparison, each in a child process
+READERS: dict[str, Callable[[Any], list[float]]] = {
+    "v2": v2_answer,
+    "rows": rows_answer,
+    "x": lambda answer: answer["p"],
+    "bento": lambda answer: answer[0],
+    "mlflow": lambda answer: next(iter(answer["predictions"].values()))[0],
+}
 
 
-async def echo(scope: Any, receive: Any, send: Any) -> None:
-    "Read the body, answer a constant."
-    if scope["type"] == "lifespan":
-        for _ in range(2):
-            await send({"type": (await receive())["type"] + ".complete"})
-        return
-    while (await receive()).get("more_body"):
-        pass
-    answer = b'{"p":[0.5,0.5]}'
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": answer})
+# Checks
 
 
-class V2Tensor(BaseModel):
-    "A tensor of a request."
-
-    name: str
-    shape: list[int]
-    datatype: str
-    data: list[float]
-
-
-class V2Request(BaseModel):
-    "A request to the naive server."
-
-    inputs: list[V2Tensor]
-
-
-def naive(model: Path) -> FastAPI:
-    "One call of onnxruntime a request, as a tutorial would write it."
-    app, session = FastAPI(), session_of(model)
-
-    @app.post("/v2/models/small/infer")
-    async def infer(body: V2Request) -> dict[str, Any]:
-        tensor = body.inputs[0]
-        (found,) = session.run(None, {tensor.name: np.array(tensor.data, np.float32).reshape(tensor.shape)})
-        output = {"name": "probability", "datatype": "FP32", "shape": list(found.shape), "data": found.ravel().tolist()}
-        return {"model_name": "small", "outputs": [output]}
-
-    return app
-
-
-def serve_child(kind: str, model: Path) -> int:
-    "Run one of the two servers above; says where it listens as our own server does."
-    settings = Settings(serve_port=0)
-    app: Any = echo if kind == ECHO else naive(model)
-    with bind(settings) as sock:
-        host, port = sock.getsockname()
-        print(json.dumps({"event": "listening", "host": host, "port": port}), flush=True)
-        uvicorn.Server(uvicorn_config(app, settings)).run(sockets=[sock])
-    return 0
-
-
-def address(output: Path) -> str:
-    "Where a server says that it listens; empty: not yet."
-    for line in output.read_text(errors="replace").splitlines():
-        with suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and event.get("event") == "listening":
-                return f"http://{event['host']}:{event['port']}"
-    return ""
-
-
-@contextmanager
-def listening(command: Sequence[str | Path], output: Path, cpu: int) -> Iterator[tuple[int, str]]:
-    "A server on one core for the length of a block: its pid and its address."
-    with output.open("wb") as out:
-        child = start(["taskset", "-c", str(cpu), *command], cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
-    try:
-        end = time.monotonic() + 60
-        while not (url := address(output)):
-            if child.poll() is not None or time.monotonic() > end:
-                said = (output.read_text(errors="replace").strip().splitlines() or ["it printed nothing"])[-1]
-                raise Refused(f"it does not listen: {said[:300]}", where=output.stem)
-            time.sleep(0.05)
-        yield child.pid, url
-    finally:
-        child.terminate()
-        try:
-            child.wait(20)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-@dataclass(frozen=True)
-class Target:
-    "A server and how it is asked."
-
-    name: str
-    pid: int
-    url: str
-    bodies: Path  # one a line
-    read: Callable[[dict[str, Any]], list[float]] | None  # None: answers nothing about the row
-
-
-def write_bodies(path: Path, make: Callable[[list[float]], dict[str, Any]]) -> Path:
-    "Every row as a request, one a line."
-    path.write_text("".join(json.dumps(make(row), separators=(",", ":")) + "\n" for row in matrix().tolist()))
-    return path
-
-
-@contextmanager
-def targets(folder: Path, model: Path, bundle: Path, cpu: int) -> Iterator[list[Target]]:
-    "All servers, up and warm enough to answer. They stay up together: while one is measured the others are idle."
-    ours = [Path(sys.executable).with_name("mlops-nb"), "serve", bundle, "--port", "0"]
-    ours += ["--log-dir", folder / "logs", "--state-dir", folder / "state"]
-    child = [sys.executable, "-m", "tests.bench", "--model", model, "--child"]
-    v2, rows = write_bodies(folder / "v2.jsonl", v2_body), write_bodies(folder / "rows.jsonl", rows_body)
-    with ExitStack() as stack:
-
-        def up(name: str, command: Sequence[str | Path]) -> tuple[int, str]:
-            return stack.enter_context(listening(command, folder / f"{name}.out", cpu))
-
-        echo_pid, echo_url = up("echo", [*child, ECHO])
-        ours_pid, ours_url = up("ours", ours)
-        naive_pid, naive_url = up("naive", [*child, NAIVE])
-        infer = "/v2/models/small/infer"
-        found = [
-            Target(ECHO, echo_pid, echo_url + infer, v2, None),
-            Target(OURS, ours_pid, ours_url + infer, v2, v2_answer),
-            Target(OURS_ROWS, ours_pid, ours_url + "/predict", rows, rows_answer),
-            Target(NAIVE, naive_pid, naive_url + infer, v2, v2_answer),
-        ]
-        for target in found:
-            wait_answer(target)
-        yield found
-
-
-def wait_answer(target: Target, timeout_s: float = 60.0) -> None:
-    "Until the server answers its first body."
-    body, end, said = target.bodies.read_bytes().split(b"\n", 1)[0], time.monotonic() + timeout_s, "no answer"
-    with httpx.Client(trust_env=False, timeout=5) as client:
-        while time.monotonic() < end:
-            with suppress(httpx.TransportError):
-                answer = client.post(target.url, content=body, headers={"content-type": "application/json"})
-                if answer.status_code == 200:
-                    return
-                said = f"{answer.status_code} {answer.text[:200]}"
-            time.sleep(0.05)
-    raise Refused(f"not ready after {timeout_s:.0f} s: {said}", where=target.name)
-
-
-# Measuring
-
-
-@dataclass(frozen=True)
-class Measured:
-    "What one server did under one load."
-
-    server: str
-    connections: int
-    per_s: float  # answers with a 2xx status
-    p50_ms: float
-    p99_ms: float
-    cpu_us: float  # of the server's processes, a prediction
-    answers: int
-    errors: int  # refusals, broken connections, time-outs
-
-    @property
-    def core(self) -> float:
-        "Share of the server's core that it got and used."
-        return self.per_s * self.cpu_us / 1e6
-
-
-def cpu_seconds(pid: int) -> float:
-    "User and system time of a process and its descendants."
-    process, total = psutil.Process(pid), 0.0
-    for each in [process, *process.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            used = each.cpu_times()
-            total += used.user + used.system
-    return total
-
-
-def read_load(printed: str) -> dict[str, int]:
-    "The line of our script in what wrk printed; raises `Refused`."
-    for line in printed.splitlines():
-        if line.startswith("MEASURED "):
-            return json.loads(line.removeprefix("MEASURED "))
-    raise Refused(f"no result: {printed.strip()[-300:]}", where="wrk")
-
-
-def measure(target: Target, connections: int, seconds: int, script: Path, cpu: int) -> Measured:
-    "Ask one server for some seconds."
-    command = ["taskset", "-c", str(cpu), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s"]
-    command += ["-s", str(script), target.url, "--", str(target.bodies)]
-    before = cpu_seconds(target.pid)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30)
-    used = cpu_seconds(target.pid) - before
-    load = read_load(done.stdout + done.stderr)
-    good = load["answers"] - load["refused"]
-    return Measured(
-        target.name,
-        connections,
-        per_s=good / max(load["us"] / 1e6, 1e-9),
-        p50_ms=load["p50_us"] / 1000,
-        p99_ms=load["p99_us"] / 1000,
-        cpu_us=used * 1e6 / max(good, 1),
-        answers=good,
-        errors=load["refused"] + load["broken"],
-    )
-
-
-def wrong_answers(target: Target, expected: np.ndarray, rows: int = 64) -> int:
+def wrong_answers(target: Target, kind: str, expected: np.ndarray, rows: int = 64) -> int:
     "How many of some rows, asked sixteen at a time, are not answered as onnxruntime does."
-    if target.read is None:
-        return 0
-    bodies = target.bodies.read_bytes().splitlines()[:rows]
+    headers = {"content-type": "application/json", "x-api-key": target.key}
+    sent = target.bodies.read_bytes().splitlines()[:rows]
     with httpx.Client(trust_env=False, timeout=10) as client, ThreadPoolExecutor(16) as pool:
-        headers = {"content-type": "application/json"}
-        answers = list(pool.map(lambda body: client.post(target.url, content=body, headers=headers), bodies))
+        answers = list(pool.map(lambda body: client.post(target.url, content=body, headers=headers), sent))
     wrong = 0
     for answer, right in zip(answers, expected, strict=False):
-        good = answer.status_code == 200 and np.allclose(target.read(answer.json()), right, rtol=0, atol=1e-5)
+        good = answer.status_code == 200 and np.allclose(READERS[kind](answer.json()), right, rtol=0, atol=1e-5)
         wrong += not good
     return wrong
 
 
-def raw_rows_per_s(model: Path, cpu: int, seconds: float = 0.3) -> dict[int, float]:
+def checked(bench: Bench, target: Target, kind: str, model: str) -> None:
+    "Hold the answers of a server to those of onnxruntime."
+    (expected,) = session_of(bench.model(model)).run(["probability"], {"X": matrix()})
+    if wrong := wrong_answers(target, kind, expected):
+        bench.faults.append(f"{target.name}, {model}: {wrong} of 64 answers differ from onnxruntime")
+    bench.found["checked"] = bench.found.get("checked", 0) + 64
+
+
+def refusals(bench: Bench, m: Measured, mixed: bool) -> Measured:
+    "Two requests in a hundred must be refused, and no others."
+    expected = m.answers / 50 if mixed else 0
+    if mixed and abs(m.refused - expected) > m.connections + 2:
+        bench.faults.append(
+            f"{m.server} at {m.connections}: {m.refused} refused of {m.answers}, expected {expected:.0f}"
+        )
+    if m.broken:
+        bench.faults.append(f"{m.server} at {m.connections}: {m.broken} broken connections or time-outs")
+    return m
+
+
+def metric(url: str, key: str, name: str, *having: str) -> float:
+    "The sum of some series of our server."
+    text = httpx.get(httpx.URL(url).join("/metrics"), headers={"x-api-key": key}, trust_env=False, timeout=10).text
+    lines = [x for x in text.splitlines() if x.startswith(f"mlops_nb_{name}") and all(h in x for h in having)]
+    return sum(float(x.rsplit(" ", 1)[1]) for x in lines)
+
+
+def log_rows(folder: Path) -> int:
+    "Rows of the prediction log."
+    parts = (folder / "logs" / "predictions").rglob("*.parquet")
+    return sum(pq.ParquetFile(p).metadata.num_rows for p in parts)
+
+
+# The parts of a run
+
+
+def raw_rows_per_s(model: Path, cpu: str, seconds: float = 0.4, sizes: Iterable[int] = BATCHES) -> dict[int, float]:
     "Rows a second of onnxruntime alone, by batch size, on the server's core."
-    session, rows, before, found = session_of(model), matrix(), os.sched_getaffinity(0), {}
-    os.sched_setaffinity(0, {cpu})
+    session, before, found = session_of(model), os.sched_getaffinity(0), {}
+    os.sched_setaffinity(0, {int(cpu.split(",")[0])})
     try:
-        for size in BATCHES:
-            feed, calls = {"X": rows[:size]}, 0
+        for size in sizes:
+            feed, calls = {"X": matrix(size)}, 0
+            session.run(None, feed)
             begin = now = time.perf_counter()
             while now - begin < seconds:
                 session.run(None, feed)
@@ -374,60 +246,189 @@ def raw_rows_per_s(model: Path, cpu: int, seconds: float = 0.3) -> dict[int, flo
     return found
 
 
-def logged(folder: Path) -> dict[str, int]:
-    "Rows of the prediction log, and those of them that the model itself did not answer."
-    rows = other = 0
-    for part in sorted((folder / "predictions").rglob("*.parquet")):
-        status = pq.read_table(part, columns=["status"], partitioning=None)["status"].to_pylist()
-        rows, other = rows + len(status), other + sum(s != "ok" for s in status)
-    return {"rows": rows, "not_ok": other}
+@contextmanager
+def our_server(
+    bench: Bench, model: str, tag: str, cpus: str, workers: int = 1, **settings: Any
+) -> Iterator[tuple[int, str]]:
+    "Our server on a model; afterwards its log must hold every answer that it counted."
+    folder = bench.folder / f"run-{tag}"
+    folder.mkdir()
+    with listening(
+        ours(bench.bundle(model), folder, workers), folder / "ours.out", cpus, bench.environ(**settings)
+    ) as (pid, url):
+        first = bodies(bench, "v2").read_bytes().splitlines()[0]
+        wait_answer(f"{url}/v2/models/{model}/infer", first, bench.key)
+        yield pid, url
+        time.sleep(0.3)  # the counters are published ten times a second
+        answered = sum(metric(url, bench.key, "requests_total", f'route="{r}"') for r in ("infer", "predict"))
+        dropped = metric(url, bench.key, "log_rows_total", "dropped")
+        bench.found.setdefault("resident_mib", {})[tag] = max(p.memory_info().rss for p in _family(pid)) / 2**20
+    logged = log_rows(folder)
+    bench.found.setdefault("log", {})[tag] = {"answered": answered, "logged": logged, "dropped": dropped}
+    if not tag.startswith("many") and logged + dropped != answered:
+        bench.faults.append(f"{tag}: {answered:.0f} answers, but {logged} log records and {dropped:.0f} counted drops")
 
 
-def dropped(url: str) -> int:
-    "Records that our server says it has dropped."
-    text = httpx.get(httpx.URL(url).join("/metrics"), trust_env=False, timeout=10).text
-    lines = [line for line in text.splitlines() if "log_rows" in line and '"dropped"' in line]
-    return sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
+def _family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def closed(bench: Bench, servers: Sequence[tuple[Target, bool]], connections: Sequence[int]) -> list[Measured]:
+    "Every load on every server, in turn, repeated: a slow minute of the machine meets all of them."
+    plan, found = bench.plan, []
+    for target, mixed in servers:
+        refusals(bench, measure(target, 16, 1, bench.script, bench.load_cpu), mixed)
+    for _ in range(plan.repeats):
+        for c in connections:
+            for target, mixed in servers:
+                found.append(refusals(bench, measure(target, c, plan.seconds, bench.script, bench.load_cpu), mixed))
+    return found
+
+
+def single_rows(bench: Bench, model: str, connections: Sequence[int], rows_too: bool) -> None:
+    "One row a request: ours, the echo and the naive server side by side, then the peers one after the other."
+    folder, cpu, path = bench.folder / f"others-{model}", bench.server_cpu, f"/v2/models/{model}/infer"
+    folder.mkdir()
+    child = [sys.executable, "-m", "tests.bench", "--model", bench.model(model), "--child"]
+    v2, raw = bodies(bench, "v2"), raw_rows_per_s(bench.model(model), cpu)
+    with (
+        our_server(bench, model, model, cpu) as (pid, url),
+        listening([*child, ECHO], folder / "echo.out", cpu) as (echo_pid, echo_url),
+        listening([*child, NAIVE], folder / "naive.out", cpu) as (naive_pid, naive_url),
+    ):
+        mine = Target(OURS, pid, url + path, v2, bench.key, INVALID["v2"])
+        plain = Target(NAIVE, naive_pid, naive_url + "/v2/models/m/infer", v2)
+        by_name = Target(OURS_ROWS, pid, url + "/predict", bodies(bench, "rows"), bench.key, INVALID["rows"])
+        servers = [(Target(ECHO, echo_pid, echo_url + path, v2), False), (mine, True), (plain, False)]
+        servers += [(by_name, True)] if rows_too else []
+        checked(bench, mine, "v2", model)
+        checked(bench, by_name, "rows", model)
+        checked(bench, plain, "v2", model)
+        measured = closed(bench, servers, connections)
+        checked(bench, mine, "v2", model)
+    measured += (
+        [m for peer in PEER_SERVERS for m in measure_peer(bench, peer, model, connections)] if bench.plan.peers else []
+    )
+    bench.found[model] = {"raw": raw, "measured": [asdict(m) for m in measured]}
+
+
+def measure_peer(bench: Bench, peer: Peer, model: str, connections: Sequence[int]) -> list[Measured]:
+    "One peer; what cannot be installed or does not answer is told."
+    sent = bodies(bench, peer.body)
+    try:
+        with running_peer(peer, bench.model(model), bench.folder / f"{peer.name}-{model}", bench.server_cpu) as (
+            pid,
+            url,
+        ):
+            wait_answer(url, sent.read_bytes().splitlines()[0], "none")
+            target = Target(peer.name, pid, url, sent)
+            checked(bench, target, peer.body, model)
+            measure(target, 16, 1, bench.script, bench.load_cpu)
+            return [measure(target, c, bench.plan.seconds, bench.script, bench.load_cpu) for c in connections]
+    except (MlopsError, subprocess.CalledProcessError, OSError) as e:
+        bench.found.setdefault("absent", {})[peer.name] = str(e)
+        return []
+
+
+def many_rows(bench: Bench) -> None:
+    "Hundreds of rows in one binary request, against onnxruntime at its best batch, in turn."
+    path, size = binary_body(bench, MANY)
+    for model in ("mid", "deep"):
+        ratios, rates = [], []
+        with our_server(bench, model, f"many-{model}" if model == "mid" else "many", bench.server_cpu) as (pid, url):
+            name = f"{MANY} rows, {model}"
+            target = Target(name, pid, f"{url}/v2/models/{model}/infer", path, bench.key, rows=MANY, header_size=size)
+            measure(target, 2, 1, bench.script, bench.load_cpu)
+            for _ in range(bench.plan.repeats):
+                raw = max(raw_rows_per_s(bench.model(model), bench.server_cpu).values())
+                got = measure(target, 2, bench.plan.seconds, bench.script, bench.load_cpu)
+                ratios.append(got.per_s / raw)
+                rates.append((got.per_s, raw, got.cpu_us))
+        bench.found.setdefault("many", {})[model] = {"rows_per_s_raw_cpu_us": rates, "of_l2": statistics.median(ratios)}
+
+
+def overload(bench: Bench) -> None:
+    "Poisson arrivals at half, once and twice of what a slow model can serve."
+    settings = {"serve_deadline_ms": DEADLINE_S * 1e3, "serve_overload": "refuse"}
+    with our_server(bench, "slow", "open", bench.server_cpu, **settings) as (pid, url):
+        target = Target("open", pid, f"{url}/v2/models/slow/infer", bodies(bench, "v2"), bench.key)
+        measure(target, 64, 1, bench.script, bench.load_cpu)
+        peak = measure(target, 64, bench.plan.seconds, bench.script, bench.load_cpu)
+        rates = {share: share * peak.per_s for share in (0.5, 1.0, 2.0)}
+        seconds = 2 * bench.plan.seconds
+        runs = {str(k): open_loop(target, r, seconds, DEADLINE_S, bench.load_cpu) for k, r in rates.items()}
+        after = measure(target, 64, bench.plan.seconds, bench.script, bench.load_cpu)
+    bench.found["open"] = {"peak": [asdict(peak), asdict(after)], "deadline_s": DEADLINE_S, "runs": runs}
+
+
+def two_workers(bench: Bench) -> None:
+    "One worker and two, on both cores, which the load shares with them."
+    both = f"{bench.server_cpu},{bench.load_cpu}"
+    found = {}
+    for workers in (1, 2):
+        with our_server(bench, "deep", f"workers-{workers}", both, workers) as (pid, url):
+            target = Target(f"{workers} workers", pid, f"{url}/v2/models/deep/infer", bodies(bench, "v2"), bench.key)
+            measure(target, 64, 1, bench.script, both)
+            runs = [measure(target, 64, bench.plan.seconds, bench.script, both) for _ in range(bench.plan.repeats)]
+        found[str(workers)] = [asdict(m) for m in runs]
+    bench.found["workers"] = found
 
 
 # Telling
 
 
-def table(measured: Sequence[Measured]) -> str:
+def median_of(runs: Sequence[dict[str, Any]]) -> list[Measured]:
+    "One line a server and connection count: the medians over the repeats."
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for r in runs:
+        groups.setdefault((r["server"], r["connections"]), []).append(r)
+    return [
+        Measured(*key, **{k: statistics.median(r[k] for r in rs) for k in rs[0] if k not in ("server", "connections")})
+        for key, rs in groups.items()
+    ]
+
+
+HEADER = (
+    "server",
+    "connections",
+    "predictions/s",
+    "p50 ms",
+    "p99 ms",
+    "CPU µs each",
+    "core",
+    "refused",
+    "of L1",
+    "of L3",
+    "of naive",
+)
+
+
+def table(measured: Sequence[Measured], best_raw: float = 0.0) -> str:
     "The figures with their ratios, as an aligned table that is also markdown."
     rate = {(m.server, m.connections): m.per_s for m in measured}
 
-    def ratio(m: Measured, other: str) -> str:
-        base = rate.get((other, m.connections), 0.0)
+    def ratio(m: Measured, base: float) -> str:
         return f"{m.per_s / base:.2f}" if base else "-"
 
-    header = (
-        "server",
-        "connections",
-        "requests/s",
-        "p50 ms",
-        "p99 ms",
-        "CPU µs each",
-        "core",
-        "errors",
-        "of L1",
-        "of naive",
-    )
-    rows = [
-        (
-            m.server,
-            str(m.connections),
+    def cells(m: Measured) -> tuple[str, ...]:
+        l1 = rate.get((ECHO, m.connections), 0.0)
+        figures = (
             f"{m.per_s:,.0f}",
             f"{m.p50_ms:.2f}",
             f"{m.p99_ms:.2f}",
             f"{m.cpu_us:.1f}",
             f"{m.core:.0%}",
-            str(m.errors),
-            ratio(m, ECHO),
-            ratio(m, NAIVE),
+            f"{m.refused:,.0f}",
         )
-        for m in measured
-    ]
+        ratios = (ratio(m, l1), ratio(m, l3(l1, best_raw)), ratio(m, rate.get((NAIVE, m.connections), 0.0)))
+        return (m.server, str(m.connections), *figures, *ratios)
+
+    return aligned(HEADER, [cells(m) for m in measured])
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    "A markdown table with columns of one width."
     widths = [max(len(row[k]) for row in (header, *rows)) for k in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -438,33 +439,157 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join([line(header), line(rule), *map(line, rows)])
 
 
-def limits(measured: Sequence[Measured], raw: dict[int, float]) -> dict[str, float]:
-    "L1 at the most connections, L2 at the best batch, and L3: what one core allows that does both."
-    l1, l2 = max((m.connections, m.per_s) for m in measured if m.server == ECHO)[1], max(raw.values())
-    return {"L1": l1, "L2": l2, "L3": 1 / (1 / l1 + 1 / l2) if l1 and l2 else 0.0}
+def l3(l1: float, l2: float) -> float:
+    "What one core allows that does both."
+    return 1 / (1 / l1 + 1 / l2) if l1 and l2 else 0.0
 
 
-def told(result: dict[str, Any], measured: Sequence[Measured]) -> str:
+def at(measured: Sequence[Measured], server: str, connections: int) -> Measured | None:
+    "One line of the table."
+    return next((m for m in measured if (m.server, m.connections) == (server, connections)), None)
+
+
+Goal = tuple[str, str, str, bool | None]  # what, goal, measured, met; None: not measured
+
+
+def single_goals(found: dict[str, Any], model: str) -> list[Goal]:
+    "The goals of one row a request."
+    if model not in found:
+        return []
+    measured, best = median_of(found[model]["measured"]), max(found[model]["raw"].values())
+    mine, echo, plain = (at(measured, s, 64) for s in (OURS, ECHO, NAIVE))
+    if not (mine and echo and plain):
+        return []
+    batching = [m.per_s for m in measured if m.connections == 64 and m.server in ("MLServer", "BentoML", "LitServe")]
+    of_naive, limits = mine.per_s / plain.per_s, {"small": (5, 10), "deep": (8, 5)}[model]
+    limit = ("share of the echo", 0.6, mine.per_s / echo.per_s) if model == "small" else (
+        "share of L3", 0.8, mine.per_s / l3(echo.per_s, best),
+    )  # fmt: skip
+    goals: list[Goal] = [
+        (f"{model}, 64 connections: {limit[0]}", f"{limit[1]:.0%}", f"{limit[2]:.0%}", limit[2] >= limit[1]),
+        (f"{model}, 64 connections: times naive", f"{limits[0]}", f"{of_naive:.1f}", of_naive >= limits[0]),
+    ]
+    if batching:
+        times = mine.per_s / max(batching)
+        goals.append(
+            (
+                f"{model}, 64 connections: times the best batching peer",
+                f"{limits[1]}",
+                f"{times:.1f}",
+                times >= limits[1],
+            )
+        )
+    return goals
+
+
+def alone_goal(found: dict[str, Any]) -> list[Goal]:
+    "The goal of one connection."
+    measured = median_of(found["small"]["measured"]) if "small" in found else []
+    if (mine := at(measured, OURS, 1)) is None:
+        return []
+    added = mine.p50_ms - 1e3 / found["small"]["raw"][min(found["small"]["raw"])]
+    return [("one connection: p50 added to raw onnxruntime", "0.30 ms", f"{added:.2f} ms", added <= 0.3)]
+
+
+def other_goals(found: dict[str, Any]) -> list[Goal]:
+    "The goals of many rows, of overload, of two workers, of memory."
+    goals: list[Goal] = [
+        (f"{MANY} rows a binary request, {m}: share of L2", "85%", f"{v['of_l2']:.0%}", v["of_l2"] >= 0.85)
+        for m, v in found.get("many", {}).items()
+    ]
+    if "open" in found:
+        twice, peaks = found["open"]["runs"]["2.0"], found["open"]["peak"]
+        share = twice["goodput_per_s"] / statistics.mean(p["per_s"] for p in peaks)
+        p99, deadline = twice["p99_ms"], found["open"]["deadline_s"] * 1e3
+        goals.append(("open loop at twice the capacity: goodput of the peak", "90%", f"{share:.0%}", share >= 0.9))
+        goals.append(
+            (
+                "open loop at twice the capacity: p99 of the accepted",
+                f"{deadline:.0f} ms",
+                f"{p99:.0f} ms",
+                p99 <= deadline,
+            )
+        )
+    if "workers" in found:
+        one, two = (median_of(found["workers"][w])[0] for w in ("1", "2"))
+        times, more = two.per_s / one.per_s, two.cpu_us / one.cpu_us - 1
+        goals.append(("two workers, deep: times one worker", "1.5", f"{times:.2f}", times >= 1.5))
+        goals.append(("two workers, deep: CPU a prediction", "within 15%", f"{more:+.0%}", abs(more) <= 0.15))
+    if "small" in found.get("resident_mib", {}):
+        size = found["resident_mib"]["small"]
+        goals.append(("resident memory of a worker, small", "200 MiB", f"{size:.0f} MiB", size <= 200))
+    return goals
+
+
+def goals_of(found: dict[str, Any]) -> list[Goal]:
+    "Every goal that this run can tell about."
+    return [*single_goals(found, "small"), *single_goals(found, "deep"), *alone_goal(found), *other_goals(found)]
+
+
+def told(found: dict[str, Any], faults: Sequence[str]) -> str:
     "The page that is printed and saved."
-    limit, log, m = result["limits"], result["log"], result["machine"]
-    raw = ", ".join(f"{rate:,.0f} at {size}" for size, rate in result["raw_rows_per_s"].items())
-    alone = "" if m["server_cpu"] != m["load_cpu"] else " ONE CORE FOR BOTH: the load took part of the server's time."
-    return "\n".join(
-        [
-            table(measured),
-            "",
-            f"L1 (echo, {CONNECTIONS[-1]} connections) {limit['L1']:,.0f}/s; L2 (raw onnxruntime) {limit['L2']:,.0f} rows/s;"
-            f" L3 (both on one core) {limit['L3']:,.0f}/s.",
-            f"Raw onnxruntime, rows/s by batch: {raw}.",
-            f"Answers that differ from onnxruntime: {result['wrong']} of {result['checked']}.",
-            "Where a server used much less than its core, the load or a neighbour held it back: compare the CPU, not the rate.",
-            f"Prediction log: {log['rows']:,} rows and {log['dropped']:,} dropped for {log['answers']:,} counted answers"
-            f" (what is under way when a load ends is not counted);"
-            f" {log['not_ok']:,} rows not answered by the model itself.",
-            f"Server on cpu {m['server_cpu']}, load on cpu {m['load_cpu']}, {m['seconds']} s each, load average"
-            f" {m['load_average']:.1f} before: a shared machine allows ratios of one run only.{alone}",
-        ]
-    )
+    about = found["machine"]
+    lines = [
+        aligned(
+            ("goal", "wanted", "measured", ""),
+            [(g, w, m, "met" if ok else "NOT MET") for g, w, m, ok in goals_of(found)],
+        )
+    ]
+    for model in ("small", "deep"):
+        if model in found:
+            raw = ", ".join(f"{rate:,.0f} at {size}" for size, rate in found[model]["raw"].items())
+            shown = table(median_of(found[model]["measured"]), max(found[model]["raw"].values()))
+            lines += [
+                "",
+                f"## {model}: one row a request",
+                "",
+                shown,
+                "",
+                f"L2, raw onnxruntime, rows/s by batch: {raw}.",
+            ]
+    for name, run in found.get("open", {}).get("runs", {}).items():
+        lines += ["", f"Open loop at {name} of the capacity: " + json.dumps(run)]
+    for name, why in found.get("absent", {}).items():
+        lines += ["", f"{name} was not measured: {why}"]
+    lines += [
+        "",
+        "Faults: " + ("; ".join(faults) or f"none; {found.get('checked', 0)} answers compared with onnxruntime"),
+    ]
+    lines += [f"Log records and counted drops against answers: {json.dumps(found.get('log', {}))}"]
+    lines += [
+        f"Server on cpu {about['server_cpu']}, load on cpu {about['load_cpu']}, medians of {about['repeats']} runs of {about['seconds']} s,"
+        f" load average {about['load_average']:.1f} before: a shared machine allows ratios of one run only. 'core' is the share of"
+        " a core the server got; where it is low, the load or a neighbour held it back: compare the CPU, not the rate."
+    ]
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any], out: Path) -> None:
+    "Throughput and latency over connections."
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"svg.hashsalt": "bench", "font.size": 9}):
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+        for server in dict.fromkeys(r["server"] for r in found["small"]["measured"]):
+            mine = sorted(
+                (m for m in median_of(found["small"]["measured"]) if m.server == server), key=lambda m: m.connections
+            )
+            x = [m.connections for m in mine]
+            (line,) = axes[0].loglog(x, [m.per_s for m in mine], "o-", label=server, markersize=3)
+            axes[1].loglog(x, [m.p50_ms for m in mine], "o-", color=line.get_color(), markersize=3)
+            axes[1].loglog(x, [m.p99_ms for m in mine], "o:", color=line.get_color(), markersize=3)
+        axes[0].set(xlabel="connections", ylabel="predictions/s, one core")
+        axes[1].set(xlabel="connections", ylabel="ms: p50 (line), p99 (dots)")
+        axes[0].legend(fontsize=7)
+        figure.tight_layout()
+        figure.savefig(out, metadata={"Date": None})
+        plt.close(figure)
+
+
+# The run
 
 
 def cores() -> tuple[int, int]:
@@ -473,87 +598,77 @@ def cores() -> tuple[int, int]:
     return allowed[0], allowed[1 % len(allowed)]
 
 
-def machine(seconds: int) -> dict[str, Any]:
-    "Where and with what this was measured."
-    server_cpu, load_cpu = cores()
+def run(bench: Bench) -> None:
+    "Every part of the plan."
+    plan = bench.plan
+    bench.script.write_text(LOAD)
+    bench.key = new_key(bench.folder / "keys.json", "bench", ("predict", "outcomes", "admin"))
     packages = {name: version(name) for name in ("fastapi", "onnxruntime", "pydantic", "uvicorn")}
-    return {
-        "server_cpu": server_cpu,
-        "load_cpu": load_cpu,
-        "seconds": seconds,
+    about = {
+        "server_cpu": bench.server_cpu,
+        "load_cpu": bench.load_cpu,
+        "seconds": plan.seconds,
+        "repeats": plan.repeats,
+    }
+    bench.found["machine"] = {
+        **about,
         "load_average": os.getloadavg()[0],
         "python": sys.version.split()[0],
         "packages": packages,
     }
-
-
-def run(folder: Path, seconds: int) -> tuple[dict[str, Any], list[Measured]]:
-    "Build, serve, ask, compare."
-    about = machine(seconds)
-    server_cpu, load_cpu = about["server_cpu"], about["load_cpu"]
-    model, script = folder / "small.onnx", folder / "load.lua"
-    model.write_bytes(graph())
-    script.write_text(LOAD)
-    bundle = export_onnx(model, matrix(), folder / "bundle", name="small", classes=("no", "yes")).path
-    (expected,) = session_of(model).run(None, {"X": matrix()})
-    raw = raw_rows_per_s(model, server_cpu)
-    with targets(folder, model, bundle, server_cpu) as servers:
-        asked = [t for t in servers if t.read is not None]
-        wrong = sum(wrong_answers(t, expected) for t in asked)
-        warm = [measure(t, 16, 1, script, load_cpu) for t in servers]
-        # One load after the other on every server, so that a slow minute of the machine meets all of them.
-        measured = [measure(t, c, seconds, script, load_cpu) for c in CONNECTIONS for t in servers]
-        wrong += sum(wrong_answers(t, expected) for t in asked)
-        lost = dropped(servers[1].url)
-    checks = 64 * len(asked) * 2
-    mine = sum(m.answers for m in (*warm, *measured) if m.server in (OURS, OURS_ROWS)) + 2 + 64 * 2 * 2
-    result = {
-        "machine": about,
-        "measured": [asdict(m) for m in measured],
-        "raw_rows_per_s": {str(k): v for k, v in raw.items()},
-        "limits": limits(measured, raw),
-        "log": {**logged(folder / "logs"), "dropped": lost, "answers": mine},
-        "wrong": wrong,
-        "checked": checks,
+    parts: dict[str, Callable[[], None]] = {
+        "small": lambda: single_rows(bench, "small", plan.connections, rows_too=True),
+        "deep": lambda: single_rows(bench, "deep", plan.deep_connections, rows_too=False),
+        "many": lambda: many_rows(bench),
+        "open": lambda: overload(bench),
+        "workers": lambda: two_workers(bench),
     }
-    return result, measured
+    for name in plan.parts:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        parts[name]()
 
 
-def bench(out: Path, seconds: int) -> int:
+def save(bench: Bench, out: Path) -> str:
+    "Write table, figures and plot."
+    text = told(bench.found, bench.faults)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "bench_serving.json", {**bench.found, "faults": bench.faults, "goals": goals_of(bench.found)})
+    atomic_write(out / "bench_serving.md", text + "\n")
+    if "small" in bench.found:
+        plot(bench.found, out / "bench_serving.svg")
+    return text
+
+
+def measured_plan(plan: Plan, out: Path) -> int:
     "Measure, print and save."
     for tool, package in (("wrk", "wrk"), ("taskset", "util-linux")):
         if shutil.which(tool) is None:
             raise InputError(f"'{tool}' is not on PATH", where="bench", fix=f"install the Debian package {package}")
     for key in [k for k in os.environ if k.startswith(PREFIX)]:
-        del os.environ[key]  # default settings are what is measured
+        del os.environ[key]  # the profile's settings are what is measured
+    server_cpu, load_cpu = map(str, cores())
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        result, measured = run(Path(folder), seconds)
-    text = told(result, measured)
-    print(text)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "bench_serving.json", result)
-    atomic_write(out / "bench_serving.md", text + "\n")
-    return 1 if result["wrong"] else 0
-
-
-def whole_seconds(text: str) -> int:
-    "Seconds of one measurement: wrk takes whole ones."
-    if not text.isdigit() or not 1 <= int(text) <= 60:
-        raise argparse.ArgumentTypeError(f"'{text}': a whole number from 1 to 60 is allowed")
-    return int(text)
+        bench = Bench(Path(folder), plan, server_cpu, load_cpu)
+        run(bench)
+    print(save(bench, out))
+    return 1 if bench.faults else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Measure the server beside its ceiling and a naive server.")
-    parser.add_argument("--out", type=Path, default=TABLES, help="folder of bench_serving.json and .md")
-    parser.add_argument("--seconds", type=whole_seconds, default=8, help="of each of the twelve measurements")
+    parser = argparse.ArgumentParser(description="Measure the server beside its limits, a naive server and its peers.")
+    parser.add_argument("--out", type=Path, default=TABLES, help="folder of bench_serving.json, .md and .svg")
+    parser.add_argument("--quick", action="store_true", help="a second each, no peers: whether it works, not how fast")
+    parser.add_argument("--part", action="append", choices=Plan.parts, help="only these parts")
+    parser.add_argument("--no-peers", action="store_true", help="leave out MLServer, BentoML, LitServe and MLflow")
     parser.add_argument("--child", choices=(ECHO, NAIVE), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.child:
         return serve_child(given.child, given.model)
+    plan = QUICK if given.quick else Plan()
+    plan = Plan(**{**vars(plan), "parts": tuple(given.part or plan.parts), "peers": plan.peers and not given.no_peers})
     try:
-        return bench(given.out, given.seconds)
+        return measured_plan(plan, given.out)
     except MlopsError as e:
         print(e, file=sys.stderr)
         return e.exit_code
