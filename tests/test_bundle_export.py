@@ -208,11 +208,15 @@ def test_faults_in_the_notebook_are_told_with_their_place(
         run_export(binary)
 
 
+SPREADING = """return Pipeline([("features", features(contract, number)), ("model", LabelSpreading(max_iter=5))])
+    tree = """
+
+
 def test_a_pipeline_that_does_not_convert(binary: Workspace) -> None:
-    change_cell(binary, "imports", "#| export\n", "#| export\nfrom sklearn.dummy import DummyClassifier\n")
-    change_cell(binary, "baseline", "tree = ", "return DummyClassifier()\n    tree = ")
+    change_cell(binary, "imports", "#| export\n", "#| export\nfrom sklearn.semi_supervised import LabelSpreading\n")
+    change_cell(binary, "baseline", "tree = ", SPREADING)
     doc = json.loads(binary.notebook.read_text())
-    doc["cells"] = [c for c in doc["cells"] if c["id"] != "tree"]  # a dummy has no tree to be read aloud
+    doc["cells"] = [c for c in doc["cells"] if c["id"] != "tree"]  # it has no tree to be read aloud
     binary.notebook.write_text(json.dumps(doc))
     run_cells(binary)
     with pytest.raises(Refused, match="does not convert to ONNX"):

@@ -18,10 +18,12 @@ from ..charter import Business, Charter
 from ..core.messages import number, text
 from ..data.columns import Column
 from ..data.contract import Contract
+from ..poc.metrics import Answers, metric_for, metrics_of
 
 # %% auto #0
-__all__ = ['Ask', 'MADE_WITH', 'RUNS_WITH', 'break_even', 'best_f1', 'choose_thresholds', 'base_rate', 'loss',
-           'explanation_baseline', 'environment', 'licences', 'card']
+__all__ = ['Ask', 'LEVELS', 'BACKGROUND_ROWS', 'MADE_WITH', 'RUNS_WITH', 'break_even', 'best_f1', 'choose_thresholds',
+           'base_rate', 'loss', 'explanation_baseline', 'environment', 'licences', 'measured_lines', 'card',
+           'foreign_card']
 
 # %% ../../nbs/38b_bundle.contents.ipynb #threshold
 def break_even(
@@ -93,13 +95,15 @@ def loss(
 
 # %% ../../nbs/38b_bundle.contents.ipynb #reference
 Ask = Callable[[Mapping[str, NDArray[Any]]], NDArray[np.float64]]  # encoded columns to answers
+LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+BACKGROUND_ROWS = 50
 
 
 def _ordinary(
     values: NDArray[Any],  # One encoded column
 ) -> float | int | str | None:
     "Median of numbers, most frequent text."
-    if values.dtype == object:
+    if values.dtype.kind in "OU":
         names, counts = np.unique(values.astype(str), return_counts=True)
         return str(names[np.argmax(counts)])
     known = values[~np.isnan(values.astype(np.float64))]
@@ -112,32 +116,51 @@ def _importance(
     score: Callable[[Mapping[str, NDArray[Any]]], float],
     repeats: int,
 ) -> list[float]:
-    "Loss added when one column is shuffled."
+    "What is added to the score when one column is shuffled."
     before = score(encoded)
     orders = (np.random.default_rng(seed).permutation(len(encoded[name])) for seed in range(repeats))
     return [score({**encoded, name: encoded[name][order]}) - before for order in orders]
 
-
+# %% ../../nbs/38b_bundle.contents.ipynb #baseline
 def explanation_baseline(
     contract: Contract,
     ask: Ask,  # The exported graph
-    encoded: Mapping[str, NDArray[Any]],  # Validation rows
-    target: NDArray[Any],
+    encoded: Mapping[str, NDArray[Any]],  # Rows of the data
+    target: NDArray[Any] | None = None,  # Their outcomes; None: not known
     repeats: int = 2,
-) -> dict[str, Any]:  # Mean answer, an ordinary row, loss added by column, largest first
-    "What explanations of single predictions start from."
-    task = contract.target.task
-    found = {n: _importance(n, encoded, lambda e: loss(task, target, ask(e)), repeats) for n in encoded}
+) -> dict[str, Any]:
+    "What explanations of single answers start from."
+    answers, task = ask(encoded), contract.target.task
+
+    def score(columns: Mapping[str, NDArray[Any]]) -> float:
+        told = ask(columns)
+        return float(np.abs(told - answers).mean()) if target is None else loss(task, target, told)
+
+    found = {n: _importance(n, encoded, score, repeats) for n in encoded}
     ranked = sorted(found, key=lambda n: (-np.mean(found[n]), n))
-    columns = [
-        {"column": n, "loss_added": _short(np.mean(found[n])), "spread": _short(np.ptp(found[n]))} for n in ranked
-    ]
+    rows = len(answers)
+    some = np.linspace(0, rows - 1, min(BACKGROUND_ROWS, rows)).round().astype(int)
     return {
-        "expected": [_short(v) for v in ask(encoded).mean(axis=0)],
+        "expected": [_short(v) for v in answers.mean(axis=0)],
+        "levels": LEVELS,
+        "quantiles": [[_short(v) for v in column] for column in np.quantile(answers, LEVELS, axis=0).T],
         "ordinary": {n: _ordinary(encoded[n]) for n in encoded},
-        "importance": columns,
-        "rows": len(target),
+        "background": {n: _listed(encoded[n][some]) for n in encoded},
+        "importance": [
+            {"column": n, "loss_added": _short(np.mean(found[n])), "spread": _short(np.ptp(found[n]))} for n in ranked
+        ],
+        "measure": "mean_change" if target is None else "rmse" if task == "regression" else "log_loss",
+        "rows": rows,
     }
+
+
+def _listed(
+    values: NDArray[Any],
+) -> list[Any]:
+    "Encoded values for JSON: NaN is null, a float32 has its own shortest decimals."
+    if values.dtype.kind == "f":
+        return [None if v != v else float(str(v)) for v in values]
+    return list(values.tolist())
 
 
 def _short(
@@ -189,12 +212,40 @@ def _limit(
     return f"{number(low, lang)} – {number(high, lang)}"
 
 
+def _page(
+    parts: Sequence[str],
+    contract: Contract,
+    lang: str,
+) -> str:  # Markdown
+    "Paragraphs, then the table of columns."
+    rows = [f"| {c.name} | {c.kind} | {'∅' if c.nullable else ''} | {_limit(c, lang)} |" for c in contract.columns]
+    return "\n\n".join([*parts, "\n".join([text("bundle.card.columns", lang), *rows])]) + "\n"
+
+# %% ../../nbs/38b_bundle.contents.ipynb #card-measured
+def measured_lines(
+    promised: str,  # The charter's metric
+    given: Answers,  # The graph's, on the validation rows
+    lang: str,
+) -> list[str]:  # Markdown
+    "The promised metric and the leading ones of the task, each with its interval."
+    chosen = {m.name: m for m in (metric_for(promised, given.task), *metrics_of(given.task)[:1])}
+    chosen |= {m.name: m for m in metrics_of(given.task) if m.name in ("brier", "mae")}
+    lines = []
+    for metric in chosen.values():
+        found = metric.measure(given, 0.95)
+        value, low, high = (number(_short(v), lang) for v in (found.value, found.low, found.high))
+        name = text(f"metric.{metric.name}", lang)
+        lines.append(text("bundle.card.metric", lang, name=name, value=value, low=low, high=high, n=len(given)))
+    return lines
+
+# %% ../../nbs/38b_bundle.contents.ipynb #card-page
 def card(
     charter: Charter,
     contract: Contract,
     name: str,  # Of the bundle
     rows: Mapping[str, int],  # Rows by split
     digest: Mapping[str, str],  # Hash by split
+    measured: Sequence[str] = (),  # Lines of markdown
 ) -> str:  # Markdown
     "The model card."
     lang, problem, target = charter.problem.lang, charter.problem, contract.target
@@ -202,17 +253,38 @@ def card(
     def say(key: str, **args: Any) -> str:
         return text(f"bundle.card.{key}", lang, **args)
 
-    columns = [f"| {c.name} | {c.kind} | {'∅' if c.nullable else ''} | {_limit(c, lang)} |" for c in contract.columns]
-    classes = ", ".join(target.classes)
-    lines = [
+    parts = [
         say("title", name=name),
         say("statement", statement=problem.statement or "–"),
         say("use", use=problem.intended_use or "–"),
         say("owner", owner=problem.owner or "–", risk=problem.risk),
-        say("target", target=target.name, task=target.task, classes=classes or "–"),
+        say("target", target=target.name, task=target.task, classes=", ".join(target.classes) or "–"),
         *(say("data", split=s, rows=rows[s], digest=digest[s]) for s in sorted(rows)),
+        *([say("measured") + "\n\n" + "\n".join(measured)] if measured else []),
         say("limits"),
-        say("columns"),
-        *columns,
+        say("licence"),
     ]
-    return "\n\n".join(lines[: -len(columns) - 1]) + "\n\n" + "\n".join(lines[-len(columns) - 1 :]) + "\n"
+    return _page(parts, contract, lang)
+
+
+def foreign_card(
+    contract: Contract,
+    name: str,
+    source: str,  # Hash of the file
+    rows: int,  # Of the sample
+    changes: Sequence[str],
+    lang: str = "en",
+) -> str:  # Markdown
+    "The card of a model made elsewhere: what is known, and that the rest is not."
+    target = contract.target
+
+    def say(key: str, **args: Any) -> str:
+        return text(f"bundle.card.{key}", lang, **args)
+
+    parts = [
+        say("title", name=name),
+        say("foreign", digest=source, rows=rows, changes=", ".join(changes) or "–"),
+        say("target", target=target.name, task=target.task, classes=", ".join(target.classes) or "–"),
+        say("licence"),
+    ]
+    return _page(parts, contract, lang)

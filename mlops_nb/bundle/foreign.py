@@ -5,8 +5,10 @@
 # %% ../../nbs/39a_bundle.foreign.ipynb #imports
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,22 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from .contents import environment, licences
+from .adapting import Adapted, require_probabilities, two_columns, without_zipmap
+from .contents import environment, explanation_baseline, foreign_card, licences
 from .edges import spread
 from .format import Bundle, golden_bytes, load_bundle, write_bundle
-from .manifest import json_bytes
-from .parity import open_graph, run_graph, tolerance_for
+from .manifest import json_bytes, one_line
+from .outline import read_outline
+from .parity import feed, open_graph, run_graph, tolerance_for
 from .parts import Answer, Golden, Rule, Signature, Tensor, Thresholds, Tolerance
 from ..core.errors import InputError, Refused, require
+from ..core.hashing import sha256_bytes
 from ..data.columns import Column
 from ..data.contract import Contract, Target
 from ..stats.profiles import build_profile
 
 # %% auto #0
-__all__ = ['export_onnx']
+__all__ = ['MANY_LEVELS', 'Foreign', 'export_onnx']
 
 # %% ../../nbs/39a_bundle.foreign.ipynb #inputs
 _TYPES = {
@@ -48,6 +53,9 @@ def _tensor(
         raise Refused(
             f"input '{node.name}' is {node.type}{node.shape}", where="graph", fix="use tensors of shape [N, F]"
         )
+    if isinstance(node.shape[0], int):
+        what = f"input '{node.name}' takes exactly {node.shape[0]} rows"
+        raise Refused(what, where="graph", fix="export it with a dynamic first dimension")
     return Tensor(node.name, _TYPES[node.type], node.shape[1] if isinstance(node.shape[1], int) else width)
 
 
@@ -74,35 +82,72 @@ def _inputs(
     return "columns", tensors
 
 # %% ../../nbs/39a_bundle.foreign.ipynb #outputs
+def _run(
+    session: onnxruntime.InferenceSession,
+    feeds: Mapping[str, NDArray[Any]],
+) -> dict[str, Any]:  # Output by name
+    "All outputs for the sample; raises `Refused` with what the runtime says."
+    try:
+        found = session.run(None, dict(feeds))
+    except Exception as e:  # onnxruntime has no common base class for its errors
+        raise Refused(f"the graph fails on the sample: {one_line(e)}", where="graph") from e
+    return dict(zip((o.name for o in session.get_outputs()), found, strict=True))
+
+
 def _outputs(
     session: onnxruntime.InferenceSession,
     feeds: Mapping[str, NDArray[Any]],
 ) -> dict[str, str]:
     "Which output is the probability, the value, the label: told by running it."
     found: dict[str, str] = {}
-    for node, value in zip(session.get_outputs(), session.run(None, dict(feeds)), strict=True):
-        if not isinstance(value, np.ndarray):
-            raise Refused(f"output '{node.name}' is no tensor", where="graph", fix="convert with zipmap switched off")
+    rows = len(next(iter(feeds.values())))
+    for name, value in _run(session, feeds).items():
+        if not isinstance(value, np.ndarray) or value.ndim not in (1, 2) or len(value) != rows:
+            told = f"shape {value.shape} for {rows} rows" if isinstance(value, np.ndarray) else "no tensor"
+            raise Refused(f"output '{name}' is {told}", where="graph", fix="use outputs of one row a row")
         floats, wide = value.dtype.kind == "f", value.ndim == 2 and value.shape[1] > 1
-        found.setdefault("probability" if floats and wide else "value" if floats else "label", node.name)
+        if floats and wide:
+            require_probabilities(name, value)
+        found.setdefault("probability" if floats and wide else "value" if floats else "label", name)
     if "probability" in found:
         return {k: found[k] for k in ("label", "probability") if k in found}
     if "value" not in found:
         raise Refused("no output of probabilities or values", where="graph")
     return {"value": found["value"]}
 
+# %% ../../nbs/39a_bundle.foreign.ipynb #alone
+def _require_alone(
+    session: onnxruntime.InferenceSession,
+    feeds: Mapping[str, NDArray[Any]],
+    answer: str,  # Name of the output
+    tolerance: Tolerance,
+) -> None:
+    "Refuse a graph that answers single rows otherwise than many."
+    whole = np.asarray(_run(session, feeds)[answer], np.float64)
+    for i in spread(len(whole), 20):
+        one = np.asarray(_run(session, {n: v[i : i + 1] for n, v in feeds.items()})[answer], np.float64)
+        if one.shape[:1] != (1,) or tolerance.differs(one.reshape(1, -1), whole[i : i + 1].reshape(1, -1)).any():
+            what = f"the answer to row {i} depends on the rows beside it"
+            raise Refused(what, where="graph", fix="export the model for inference, without batch statistics")
+
 # %% ../../nbs/39a_bundle.foreign.ipynb #contract
+MANY_LEVELS = 100  # beyond, a column of texts is no category
+
+
 def _column(
     name: str,
     values: NDArray[Any],
     dtype: str,
 ) -> Column:
     "What the sample says about one column."
-    if dtype == "bool":
-        return Column(name, "boolean")
-    if dtype == "string":
-        levels = tuple(sorted({str(v) for v in values.tolist()}))
-        return Column(name, "category" if len(levels) <= 100 else "text", levels=levels if len(levels) <= 100 else ())
+    if dtype in ("bool", "string"):
+        present = [v for v in values.tolist() if v is not None and v == v]
+        gaps = len(present) < len(values)
+        if dtype == "bool":
+            return Column(name, "boolean", nullable=gaps)
+        levels = tuple(sorted({str(v) for v in present}))
+        few = len(levels) <= MANY_LEVELS
+        return Column(name, "category" if few else "text", nullable=gaps, levels=levels if few else ())
     known = values.astype(np.float64)
     known = known[np.isfinite(known)]
     low, high = (float(known.min()), float(known.max())) if len(known) else (None, None)
@@ -125,15 +170,19 @@ def _target(
 
 # %% ../../nbs/39a_bundle.foreign.ipynb #feeds
 def _feeds(
+    contract: Contract,
     form: str,
     tensors: Sequence[Tensor],
     sample: Mapping[str, NDArray[Any]],
 ) -> dict[str, NDArray[Any]]:
-    "The sample as the graph takes it."
-    if form == "packed":
-        columns = [np.asarray(v, tensors[0].numpy) for v in sample.values()]
-        return {tensors[0].name: np.column_stack(columns)}
-    return {t.name: np.asarray(sample[t.name], t.numpy).reshape(-1, 1) for t in tensors}
+    "The sample as the graph takes it: encoded by the contract, as every row will be; raises `InputError`."
+    for column in contract.columns if form == "columns" else ():
+        if column.nullable and tensors[contract.feature_names.index(column.name)].dtype.startswith("int"):
+            raise InputError("a missing value for an input of whole numbers", where=f"sample, column '{column.name}'")
+    try:
+        return feed(contract.encode(sample), Signature(form, tuple(tensors), {}))
+    except (ValueError, TypeError) as e:
+        raise InputError(f"does not fit the graph: {one_line(e)}", where="sample") from None
 
 
 def _rule(
@@ -156,6 +205,50 @@ def _profile(
         build_profile(contract.encode(sample), contract).save(folder)
         return {f"profile/{p.name}": p.read_bytes() for p in sorted(Path(folder).iterdir())}
 
+# %% ../../nbs/39a_bundle.foreign.ipynb #opened
+@dataclass(frozen=True)
+class Foreign:
+    "A graph made elsewhere, understood."
+
+    adapted: Adapted
+    source: str  # hash of the file it came from
+    session: onnxruntime.InferenceSession
+    contract: Contract
+    signature: Signature
+    feeds: Mapping[str, NDArray[Any]]
+    answers: NDArray[np.float64]  # [n, k] on the sample
+    tolerance: Tolerance
+
+
+def _understood(
+    graph: bytes,
+    sample: Mapping[str, NDArray[Any]],
+    classes: Sequence[str],
+    target: str,
+) -> Foreign:
+    "Read a graph with the help of its sample; raises `Refused` or `InputError`."
+    adapted = without_zipmap(graph)
+    read_outline(adapted.graph, "graph")
+    session = open_graph(adapted.graph)
+    form, tensors = _inputs(session, list(sample))
+    used = sample if form == "packed" else {t.name: sample[t.name] for t in tensors}
+    dtypes = dict.fromkeys(used, tensors[0].dtype) if form == "packed" else {t.name: t.dtype for t in tensors}
+    columns = tuple(_column(n, v, dtypes[n]) for n, v in used.items())
+    feeds = _feeds(Contract(columns, Target(target, "regression")), form, tensors, used)
+    outputs = _outputs(session, feeds)
+    if "value" in outputs and len(classes) == 2:
+        scores = run_graph(session, feeds, Signature(form, tensors, outputs))
+        require_probabilities(outputs["value"], np.column_stack([1 - scores, scores]))
+        adapted = two_columns(adapted.graph, outputs["value"])
+        session = open_graph(adapted.graph)
+        outputs = _outputs(session, feeds)
+    signature = Signature(form, tensors, outputs)
+    answers = run_graph(session, feeds, signature)
+    goal = _target(outputs, answers, classes or adapted.classes, target)
+    tolerance = tolerance_for(goal.task, answers)
+    _require_alone(session, feeds, signature.answer, tolerance)
+    return Foreign(adapted, sha256_bytes(graph), session, Contract(columns, goal), signature, feeds, answers, tolerance)
+
 # %% ../../nbs/39a_bundle.foreign.ipynb #export
 def export_onnx(
     onnx_file: str | Path,  # The graph
@@ -163,25 +256,17 @@ def export_onnx(
     out: str | Path,  # The bundle's folder, which must not exist
     *,
     name: str = "",  # Of the bundle; default: the graph's file
-    classes: Sequence[str] = (),  # In the order of the probabilities; default: 0, 1, ...
+    classes: Sequence[str] = (),  # In the order of the probabilities; default: the graph's own, else 0, 1, ...
     target: str = "target",
 ) -> Bundle:
     "Make a bundle around a graph; raises `Refused` when the graph cannot be served, `InputError` when the sample does not fit."
     columns = _as_columns(_read_sample(sample) if isinstance(sample, str | Path) else sample)
-    graph = _read(Path(onnx_file))
-    session = open_graph(graph)
-    form, tensors = _inputs(session, list(columns))
-    feeds = _feeds(form, tensors, columns)
-    signature = Signature(form, tensors, _outputs(session, feeds))
-    answers = run_graph(session, feeds, signature)
-    goal = _target(signature.outputs, answers, classes, target)
-    used = columns if form == "packed" else {t.name: columns[t.name] for t in tensors}
-    dtypes = dict.fromkeys(used, tensors[0].dtype) if form == "packed" else {t.name: t.dtype for t in tensors}
-    contract = Contract(tuple(_column(n, v, dtypes[n]) for n, v in used.items()), goal)
-    tolerance = tolerance_for(goal.task, answers)
-    golden = _golden(form, feeds, used, answers)
-    head = _head(name or Path(onnx_file).stem, contract, signature, tolerance, len(golden))
-    files = _files(graph, contract, golden, _rule(goal, answers)) | _profile(contract, used)
+    found = _understood(_read(Path(onnx_file)), columns, classes, target)
+    used = {n: columns[n] for n in found.contract.feature_names}
+    golden = _golden(found.signature.form, found.feeds, used, found.answers)
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name or Path(onnx_file).stem).strip("-._")[:60] or "model"
+    head = _head(slug, found, len(golden))
+    files = _files(found, golden, slug) | _profile(found.contract, used)
     return load_bundle(write_bundle(Path(out).parent, head, files, Path(out).name))
 
 # %% ../../nbs/39a_bundle.foreign.ipynb #export-parts
@@ -235,38 +320,49 @@ def _golden(
     return Golden(tuple({n: raw[n][i] for n in raw} for i in kept), answers[kept], kinds)
 
 # %% ../../nbs/39a_bundle.foreign.ipynb #export-files
+def _about(
+    found: Foreign,
+) -> dict[str, Any]:
+    "The explanation baseline, without outcomes: how far answers move."
+    few = spread(len(found.answers), 2_000)
+    packed = found.signature.form == "packed"
+    names = found.contract.feature_names if packed else [t.name for t in found.signature.inputs]
+    raw = next(iter(found.feeds.values())) if packed else None
+    columns = {n: (raw[few, i] if raw is not None else found.feeds[n][few, 0]) for i, n in enumerate(names)}
+
+    def ask(encoded: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        return run_graph(found.session, encoded, found.signature)
+
+    return explanation_baseline(found.contract, ask, columns)
+
+
 def _files(
-    graph: bytes,
-    contract: Contract,
+    found: Foreign,
     golden: Golden,
-    rule: Rule,
+    name: str,
 ) -> dict[str, bytes]:
     "The files of the bundle, its profile aside."
-    positive = contract.target.positive
+    contract, positive = found.contract, found.contract.target.positive
     return {
-        "model.onnx": graph,
+        "model.onnx": found.adapted.graph,
         "contract.json": json_bytes(contract.to_dict()),
-        "rule.json": json_bytes(rule.to_dict()),
+        "rule.json": json_bytes(_rule(contract.target, found.answers).to_dict()),
         "thresholds.json": json_bytes(Thresholds(0.5 if positive else None, positive, method="none").to_dict()),
         "golden.parquet": golden_bytes(golden, contract),
-        "baseline.json": json_bytes(
-            {"expected": golden.expected.mean(axis=0), "ordinary": {}, "importance": [], "rows": len(golden)}
-        ),
+        "baseline.json": json_bytes(_about(found)),
         "licences.json": json_bytes(licences()),
         "environment.txt": environment().encode(),
-        "card.md": f"# {contract.target.name}\n".encode(),
+        "card.md": foreign_card(contract, name, found.source, len(found.answers), found.adapted.changes).encode(),
     }
 
 # %% ../../nbs/39a_bundle.foreign.ipynb #head
 def _head(
     name: str,
-    contract: Contract,
-    signature: Signature,
-    tolerance: Tolerance,
+    found: Foreign,
     rows: int,
 ) -> dict[str, Any]:
     "What the manifest says besides its files."
-    goal = contract.target
+    goal = found.contract.target
     return {
         "role": "foreign",
         "name": name,
@@ -274,8 +370,9 @@ def _head(
         "target": goal.name,
         "classes": goal.classes,
         "positive": goal.positive,
-        "signature": signature.to_dict(),
-        "tolerance": {"atol": tolerance.atol, "rtol": tolerance.rtol},
+        "signature": found.signature.to_dict(),
+        "tolerance": {"atol": found.tolerance.atol, "rtol": found.tolerance.rtol},
         "parity": {"rows": rows, "max_abs": 0.0, "beyond": 0, "with": "itself"},
+        "source": {"sha256": found.source, "changes": found.adapted.changes},
         "lite": None,
     }
