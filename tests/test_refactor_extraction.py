@@ -78,7 +78,7 @@ def test_its_own_test_is_collected_and_skips_without_a_workspace(tmp_path: Path)
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ((START,), "no cell is marked with '#| export'"),
+        ((START,), "no model is fitted and asked: there is nothing to train or predict"),
         (
             (START, BUILD.replace("ALPHA", "data")),
             r"cell 2, line 4: 'data' is a variable of the notebook \(cell 1, line 4\)",
@@ -107,4 +107,4 @@ def test_the_command(cli: Cli, tmp_path: Path) -> None:
     assert (tmp_path / "src" / "poc" / "model.py").exists()
     refused = cli("refactor", notebook(tmp_path / "bad.ipynb", START), "--out", tmp_path / "src")
     assert refused.returncode == 2
-    assert "no cell is marked" in refused.stderr
+    assert "nothing to train or predict" in refused.stderr
