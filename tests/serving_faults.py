@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from mlops_nb.core.files import write_json
+from mlops_nb.core.files import read_json, write_json
 from mlops_nb.core.processes import die_with_parent
 from mlops_nb.serving.identity import new_key
 from mlops_nb.serving.log import read_log
@@ -738,20 +738,24 @@ def main() -> int:
     parser.add_argument("faults", nargs="*", help="names; default: all")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    rows = []
-    for name, f in FAULTS.items():
-        for guard in f.guards if not given.faults or name in given.faults else ():
-            with tempfile.TemporaryDirectory() as folder:
-                seen = seen_without(f, guard, Path(folder))
-            module, change = PATCHES[guard]
-            told = {"module": module, "guard": guard, "without": (change.__doc__ or "").strip('"')}
-            rows.append(
-                {"fault": f.id, "what": f.name, "expected": f.expected, **told, "seen": bool(seen), "how": seen}
-            )
-            print(f"{f.id:4} {'seen  ' if seen else 'UNSEEN'} {name} without {guard}: {seen}", flush=True)
-    if given.out:
-        write_json(given.out, {"v": 1, "faults": rows})
-    return 0 if all(r["seen"] for r in rows) else 1
+    table = (
+        {(r["what"], r["guard"]): r for r in read_json(given.out)["faults"]} if given.out and given.out.exists() else {}
+    )
+    pairs = [(name, f, guard) for name, f in FAULTS.items() for guard in f.guards]
+    order = [(f.name, guard) for _, f, guard in pairs]
+    asked = [p for p in pairs if not given.faults or p[0] in given.faults]
+    unseen = 0
+    for name, f, guard in asked:
+        with tempfile.TemporaryDirectory() as folder:
+            seen = seen_without(f, guard, Path(folder))
+        unseen += not seen
+        module, change = PATCHES[guard]
+        told = {"module": module, "guard": guard, "without": change.__doc__}
+        table[f.name, guard] = {"fault": f.id, "what": f.name, "expected": f.expected, **told, "seen": bool(seen)}
+        if given.out:
+            write_json(given.out, {"v": 1, "faults": [table[k] for k in order if k in table]})
+        print(f"{f.id:4} {'seen  ' if seen else 'UNSEEN'} {name} without {guard}: {seen}", flush=True)
+    return 1 if unseen else 0
 
 
 if __name__ == "__main__":

@@ -501,7 +501,7 @@ def who_left_is_written_to(wire: Any) -> None:
 @patch("nobody_joins", "cache")
 def nobody_joins(cache: Any) -> None:
     "Whoever finds nothing in the cache computes for himself."
-    real = cache.AnswerCache.__init__
+    real = cache.Shelf.__init__
 
     class Forgetful(dict[Any, Any]):
         def get(self, key: Any, default: Any = None) -> Any:
@@ -515,7 +515,7 @@ def nobody_joins(cache: Any) -> None:
         assert self._pending == {}
         self._pending = Forgetful()
 
-    cache.AnswerCache.__init__ = init
+    cache.Shelf.__init__ = init
 
 
 @patch("one_key_for_all_versions", "cache")
