@@ -38,6 +38,28 @@ def _pair(style: str, rules: set[str], bad: str, fixed: str) -> Pair:
 
 
 PAIRS: dict[str, Pair] = {
+    "derived_from_scaled": _pair(
+        "pandas",
+        {PRE},
+        """
+df = pd.read_csv('a.csv')
+df['z'] = StandardScaler().fit_transform(df[['a']])
+df['z_squared'] = df['z'] ** 2
+df = df.rename(columns={'z_squared': 'z2'})
+X = df.drop(columns=['z', 'y'])
+X_train, X_test, y_train, y_test = train_test_split(X, df['y'], random_state=0)
+print(Ridge().fit(X_train, y_train).score(X_test, y_test))
+""",
+        """
+df = pd.read_csv('a.csv')
+df['z'] = StandardScaler().fit_transform(df[['a']])
+df['a_squared'] = df['a'] ** 2
+df = df.rename(columns={'a_squared': 'a2'})
+X = df[['a', 'b', 'a2']]
+X_train, X_test, y_train, y_test = train_test_split(X, df['y'], random_state=0)
+print(Ridge().fit(X_train, y_train).score(X_test, y_test))
+""",
+    ),
     "minmax_all": _pair(
         "pandas",
         {PRE},
@@ -1550,6 +1572,23 @@ df['bmi'] = df.apply(lambda r: r['w'] / r['h'] ** 2, axis=1)
 df['tot'] = df[['a', 'b']].sum(axis=1)
 df['la'] = np.log1p(df['a'])
 X_train, X_test, y_train, y_test = train_test_split(df[['a', 'bmi', 'tot']], df.y, random_state=0)
+print(Ridge().fit(X_train, y_train).score(X_test, y_test))
+""",
+    "scaled_column_dropped_ok": """
+df = pd.read_csv('a.csv')
+df['a_scaled'] = StandardScaler().fit_transform(df[['a']])
+df['b_scaled'] = MinMaxScaler().fit_transform(df[['b']])
+print(df[['a_scaled', 'b_scaled']].describe())
+del df['b_scaled']
+X = df.drop(['a_scaled', 'y'], axis=1)
+X_train, X_test, y_train, y_test = train_test_split(X, df['y'], random_state=0)
+print(Ridge().fit(X_train, y_train).score(X_test, y_test))
+""",
+    "other_columns_chosen_ok": """
+df = pd.read_csv('a.csv')
+df['rank'] = (df['a'] - df['a'].mean()) / df['a'].std()
+features = ['a', 'b']
+X_train, X_test, y_train, y_test = train_test_split(df[features], df['y'], random_state=0)
 print(Ridge().fit(X_train, y_train).score(X_test, y_test))
 """,
 }

@@ -13,7 +13,7 @@ from .estimators import iterated
 from .knowledge import role_of
 from .machine import MAX_STEPS, Machine, Scope, objects_of
 from .regions import cut
-from .values import Value, any_of, derive
+from .values import Value, any_column, any_of, derive, in_column
 
 # %% auto #0
 __all__ = ['MAX_UNROLLED', 'any_element', 'assign', 'store', 'constant_key', 'each']
@@ -151,7 +151,8 @@ def _set_attribute(
     for obj in objects_of(m, base):
         m.objects[obj.number] = obj.having(**{node.attr: value})
     if base.rows and not base.objects:
-        _set_content(m, node.value, base, value)
+        base = any_column(base) if node.attr == "columns" else base
+        _set_content(m, node.value, base, value, node.attr)
 
 # %% ../../nbs/33a_refactor.binding.ipynb #set-item
 def constant_key(
@@ -186,7 +187,7 @@ def _set_item(
         kept = [*(base.items or ()), *([base.element] if base.element else []), value]
         store(m, node.value, replace(base, items=None, keys=None, element=any_of(kept)))
     else:
-        _set_content(m, node.value, base, value)
+        _set_content(m, node.value, base, value, key)
 
 
 def _set_content(
@@ -194,12 +195,14 @@ def _set_content(
     node: ast.expr,
     base: Value,
     value: Value,
+    column: object,  # Its name; anything but a text when there are several or it is not known
 ) -> None:
     "A table with new content in some columns: it knows what they know."
     new = derive(value)
+    known = in_column(base, new, column) if isinstance(column, str) else any_column(new).learned
     changed = replace(
         base,
-        learned=base.learned | new.learned,
+        learned=base.learned | known,
         repeated=base.repeated | new.repeated,
         predictions=base.predictions,
         scores=base.scores | new.scores,

@@ -32,7 +32,7 @@ from mlops_nb.refactor.knowledge import (
 from .machine import Machine, new_object, note_choice, note_fit, objects_of
 from .regions import cut, rows_from
 from .tables import COLUMN, Outcome, concat, opposite, place, sample, statistic, whole_column
-from .values import NOTHING, Fit, Value, any_of, derive, listed
+from .values import NOTHING, Fit, Value, any_column, any_of, derive, listed
 
 # %% auto #0
 __all__ = ['MAX_MAPPED', 'call_container', 'call_builtin', 'train_booster', 'call_function']
@@ -279,5 +279,5 @@ def call_function(
     if name[:1].isupper() and not data.is_data and not call.path.startswith(("pandas", "numpy", "pathlib")):
         return new_object(m, call.node, name, "unknown", call.every)
     if data.is_data or data.scores:
-        return data
+        return any_column(data)
     return replace(m.fresh_rows(call.node), loops=data.loops)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .regions import cut
-from .values import Value, derive
+from .values import Value, derive, only_columns, texts_in
 
 # %% auto #0
 __all__ = ['spelled', 'mask_of', 'slice_of', 'picked']
@@ -66,6 +66,8 @@ def picked(
     rows = by.items[0] if isinstance(node, ast.Tuple) and by.items else by
     data = replace(derive(base), grouped=base.grouped, windowed=base.windowed, compared=base.compared)
     data = replace(data, is_index=base.is_index, selects=base.selects if base.is_index else frozenset())
+    if names := texts_in(by.items[1] if isinstance(node, ast.Tuple) and by.items and len(by.items) == 2 else by):
+        data = only_columns(data, names)
     if rows.is_index and rows.rows:
         return replace(data, rows=rows.rows, row_loops=data.row_loops | rows.loops)
     if rows.selects:

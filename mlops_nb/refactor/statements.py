@@ -9,10 +9,10 @@ import ast
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from .binding import assign, each
+from .binding import assign, each, store
 from .expressions import decided, evaluate
 from .machine import MAX_STEPS, Machine, merge, restore, save
-from .values import Function, Learned, Value, derive, listed
+from .values import Function, Learned, Value, derive, listed, texts_in, without_columns
 
 # %% auto #0
 __all__ = ['run_block']
@@ -102,6 +102,10 @@ def _delete(m: Machine, node: ast.Delete) -> None:
     for target in node.targets:
         if isinstance(target, ast.Name):
             m.scope.names.pop(target.id, None)
+        elif isinstance(target, ast.Subscript) and (names := texts_in(evaluate(m, target.slice))):
+            table = evaluate(m, target.value)
+            if table.rows and not table.objects and table.items is None:
+                store(m, target.value, without_columns(table, names))
 
 
 def _global(m: Machine, node: ast.Global) -> None:

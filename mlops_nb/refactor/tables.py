@@ -20,7 +20,17 @@ from mlops_nb.refactor.knowledge import (
 )
 from .machine import Machine, note_choice
 from .regions import Part, Rows, covers, cut, overlap
-from .values import NOTHING, Learned, Repeated, Value, derive, listed
+from mlops_nb.refactor.values import (
+    NOTHING,
+    Learned,
+    Repeated,
+    Value,
+    any_column,
+    derive,
+    listed,
+    texts_in,
+    without_columns,
+)
 
 # %% auto #0
 __all__ = ['COLUMN', 'Outcome', 'statistic', 'whole_column', 'place', 'sample', 'opposite', 'difference', 'concat', 'call_table']
@@ -215,9 +225,28 @@ def _narrowed(
         return replace(data, rows=cut(data.rows, [("query", str(first.const))]))
     if name == "drop" and any(v.is_index for v in call.every):
         return replace(data, rows=cut(data.rows, difference(data.rows, others.rows)))
+    if name == "drop" and (names := frozenset[str]().union(*map(texts_in, call.every))):
+        return without_columns(data, names)
     return data if name == "filter" else None
 
 # %% ../../nbs/32e_refactor.tables.ipynb #changed
+_KEEPS_NAMES = frozenset(
+    [
+        "drop",
+        "copy",
+        "dropna",
+        "drop_duplicates",
+        "fillna",
+        "reset_index",
+        "sample",
+        "head",
+        "tail",
+        "sort_values",
+        "astype",
+        "query",
+        "replace",
+    ]
+)
 _APPLIES = ("apply", "applymap", "map", "assign", "pipe", "transform", "agg", "aggregate", "progress_apply")
 
 
@@ -248,6 +277,21 @@ def _changed(
         return _applied(m, call, data)
     made = derive(data, others)
     return replace(made, rows=data.rows, role=data.role, compared=data.compared, stacked=data.stacked)
+
+# %% ../../nbs/32e_refactor.tables.ipynb #column-names
+def _named(
+    call: Call,
+    made: Value,
+) -> Value:
+    "A table whose columns kept their names, were renamed by a known dictionary, or may be called anything."
+    if call.name in _KEEPS_NAMES:
+        return made
+    given = call.kwargs.get("columns", NOTHING)
+    names = dict(zip(given.keys or (), given.items or (), strict=False))
+    if call.name != "rename" or not names or not all(isinstance(v.const, str) for v in names.values()):
+        return any_column(made)
+    known = {k: v.const for k, v in names.items()}
+    return replace(made, learned=frozenset(replace(k, column=known.get(k.column, k.column)) for k in made.learned))
 
 # %% ../../nbs/32e_refactor.tables.ipynb #call-table
 def _structure_mask(
@@ -284,6 +328,7 @@ def call_table(
         index = derive(*call.every)
         return Outcome(Value(selects=frozenset((n, opposite(s)) for n, s in difference(data.rows, index.rows))))
     made = _changed(m, call, data)
+    made = _named(call, made)
     if call.name in CHOOSERS:
         note_choice(m, call.node, call.receiver)
     inplace = call.kwargs.get("inplace", NOTHING).const is True

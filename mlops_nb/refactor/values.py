@@ -14,7 +14,8 @@ from .regions import NO_ROWS, Rows, settled
 
 # %% auto #0
 __all__ = ['Site', 'NOTHING', 'MAX_ITEMS', 'Learned', 'Repeated', 'Fit', 'Prediction', 'Function', 'Value', 'join', 'any_of',
-           'flatten', 'derive', 'listed', 'Object', 'Evaluation']
+           'flatten', 'derive', 'listed', 'texts_in', 'in_column', 'only_columns', 'without_columns', 'any_column',
+           'Object', 'Evaluation']
 
 # %% ../../nbs/32b_refactor.values.ipynb #marks
 Site = tuple[int, int]  # cell from 1, line in the cell from 1
@@ -27,6 +28,7 @@ class Learned:
     site: Site
     what: str  # StandardScaler, mean ...
     rows: Rows  # the rows it was computed over
+    column: str = ""  # the only column it sits in; empty when it may sit in any
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,47 @@ def listed(
 ) -> Value:
     "A tuple or list of values."
     return Value(items=tuple(values))
+
+# %% ../../nbs/32b_refactor.values.ipynb #columns
+def texts_in(
+    value: Value,
+) -> frozenset[str]:
+    "The column names in a text or a list of texts; empty when one is not known."
+    inside = [value] if value.items is None else list(value.items)
+    texts = [v.const for v in inside if isinstance(v.const, str)]
+    return frozenset(texts) if len(texts) == len(inside) and value.element is None else frozenset()
+
+
+def in_column(
+    base: Value,
+    made: Value,  # The new content of the column
+    column: str,
+) -> frozenset[Learned]:
+    "What a table newly knows, in this column."
+    return frozenset(replace(k, column=column) for k in made.learned if k.column or k not in base.learned)
+
+
+def only_columns(
+    data: Value,
+    names: frozenset[str],
+) -> Value:
+    "Some columns of a table."
+    return replace(data, learned=frozenset(k for k in data.learned if not k.column or k.column in names))
+
+
+def without_columns(
+    data: Value,
+    names: frozenset[str],
+) -> Value:
+    "A table less some columns."
+    return replace(data, learned=frozenset(k for k in data.learned if k.column not in names or not k.column))
+
+
+def any_column(
+    data: Value,
+) -> Value:
+    "A table whose columns may have got other names."
+    return replace(data, learned=frozenset(replace(k, column="") for k in data.learned))
 
 # %% ../../nbs/32b_refactor.values.ipynb #object
 @dataclass(frozen=True, eq=False)
