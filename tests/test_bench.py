@@ -103,17 +103,19 @@ def test_open_loop_counts_from_the_intended_moment() -> None:
 
         def serve() -> None:
             connection, _ = listening.accept()
-            late = threading.Event()
-            for i in range(20):
-                if not connection.recv(65536):
-                    return
-                late.wait(0.3 if i == 0 else 0)
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            with connection:
+                for i in range(20):
+                    if not connection.recv(65536):
+                        return
+                    threading.Event().wait(0.3 if i == 0 else 0)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
 
-        threading.Thread(target=serve, daemon=True).start()
+        server = threading.Thread(target=serve)
+        server.start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/predict"
         generator = Open(url, [b"{}"], "none", rate=50, seconds=0.2, connections=1)
         generator.run()
+        server.join()
     told = generator.told(deadline_s=0.05)
     assert told["accepted"] == len(generator.answers) > 2
     assert told["late"] > 1, "requests that were meant for the time of the stall are late too"

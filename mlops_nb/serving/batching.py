@@ -239,6 +239,16 @@ class Admission:
         self._counts.shed_rows += n
         raise Shed("overload", backlog + own)
 
+    def room(self, now: float, deadline: float) -> int:
+        "How many more rows can be answered by `deadline`, so that of many that come together some are let in."
+        cost, full = self._cost, self._limits.batch_rows
+        backlog = self.backlog_s()
+        left = (deadline - now) / SLACK - backlog
+        if left <= 0 or backlog > self._limits.queue_s:
+            return 0
+        batches, rest_s = divmod(left, cost.seconds(full))
+        return int(min(batches * full + min(cost.rows_within(rest_s), full), 1e9))
+
 # %% ../../nbs/41_serving.batching.ipynb #sweeper
 class Sweeper:
     "Calls back every so often, for as long as the callback says so."
@@ -277,7 +287,7 @@ class Batcher:
         self._queue, self._on_batch = Queue(), on_batch
         self._executor = Executor(run, self.limits, self._finished, name, self.counts)
         self._admission = Admission(cost, self.limits, self._queue, self._executor, self.counts)
-        self.backlog_s = self._admission.backlog_s
+        self.backlog_s, self.room = self._admission.backlog_s, self._admission.room
         self._sweeper, self._scheduled, self._closing = Sweeper(self.limits.sweep_s, self._tick), False, False
 
     def submit(

@@ -103,8 +103,10 @@ def batch_limit(
     *,
     share: float = 0.9,  # Of the best measured rate that suffices
     longest_s: float = 0.05,  # A batch longer than this delays everybody behind it
+    around_s: float = 0.0,  # What a batch costs outside of the model
 ) -> int:  # Rows
     "The smallest size with nearly the best rate among those that are short enough."
-    short = {b: t for b, t in timings.items() if t <= longest_s} or {min(timings): timings[min(timings)]}
+    whole = {b: t + around_s for b, t in timings.items() if t <= longest_s}
+    short = whole or {min(timings): timings[min(timings)]}
     best = max(b / t for b, t in short.items())
     return min(b for b, t in short.items() if b / t >= share * best)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,7 +27,8 @@ from .version import Version
 from .wording import Wording
 
 # %% auto #0
-__all__ = ['Opening', 'Caller', 'Ticket', 'request_of', 'alone', 'opening_of', 'Counter', 'ask_of', 'together', 'Desk', 'by_arm']
+__all__ = ['Opening', 'Caller', 'Ticket', 'request_of', 'alone', 'opening_of', 'Counter', 'ask_of', 'together', 'Desk', 'pieces',
+           'by_arm']
 
 # %% ../../nbs/44ha_serving.desk.ipynb #ticket
 class Opening:
@@ -207,6 +209,7 @@ class Desk:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._loop = engine, asyncio.get_running_loop()
+        self._timeout_s = engine.settings.serve_deadline_ms / 1e3
         self.longest = min(engine.settings.serve_body_limit_bytes, 2**16)  # bytes of a body that may come here
         self.open = engine.tracing is None  # with spans, each request has a way of its own
         self._counter: Counter | None = None
@@ -258,11 +261,23 @@ class Desk:
                 self._start(alone(self._engine, tickets[place]))
             tickets = [tickets[place] for place in np.flatnonzero(~odd).tolist()]
             block = Block(None, len(tickets), matrix=block.matrix[~odd], names=block.names)  # type: ignore[index]
-        size = version.cascade.levels[0].batcher.limits.batch_rows
-        for i in range(0, len(tickets), size):
-            piece = block if len(tickets) <= size else block[i : i + size]
-            mine = tickets[i : i + size]
-            self._start(together(self._engine, counter, version, arm, mine, piece, started))
+        for a, b in pieces(version, len(tickets), started, started + self._timeout_s):
+            piece = block if b - a == block.n else block[a:b]
+            self._start(together(self._engine, counter, version, arm, tickets[a:b], piece, started))
+
+# %% ../../nbs/44ha_serving.desk.ipynb #pieces
+def pieces(
+    version: Version,
+    n: int,  # Rows that came together
+    now: float,
+    deadline: float,
+) -> list[tuple[int, int]]:  # First row, and the row after the last
+    "Pieces of at most a batch: of those that fit into the time, then of those that do not and are shed together."
+    batcher = version.cascade.levels[0].batcher
+    size, room = batcher.limits.batch_rows, batcher.room(now, deadline)
+    fits = room if 0 < room < n else n
+    edges = [*range(0, fits, size), *range(fits, n, size), n]
+    return list(pairwise(edges))
 
 # %% ../../nbs/44ha_serving.desk.ipynb #by-arm
 def by_arm(
