@@ -23,8 +23,8 @@ from ..core.workspace import Workspace
 from .stages import STAGES, Stage
 
 # %% auto #0
-__all__ = ['pipeline_text', 'Answer', 'dvc', 'init_pipeline', 'stale_stages', 'failure_file', 'leave_failure', 'reproduce',
-           'data_file', 'follow_charter']
+__all__ = ['pipeline_text', 'Answer', 'dvc', 'init_pipeline', 'mend_lock', 'stale_stages', 'failure_file', 'leave_failure',
+           'reproduce', 'data_file', 'follow_charter']
 
 # %% ../../nbs/81_lifecycle.pipeline.ipynb #yaml
 def _out(
@@ -122,6 +122,17 @@ def init_pipeline(
         f"['remote \"snapshots\"']\n    url = {url}\n"
     )
     atomic_write(root / ".dvc" / "config", config)
+
+# %% ../../nbs/81_lifecycle.pipeline.ipynb #mend
+def mend_lock(
+    ws: Workspace,
+) -> None:
+    "Remove DVC's list of who reads and writes what, if a killed run left half of it: DVC refuses to start beside it."
+    file = ws.root / ".dvc" / "tmp" / "rwlock"
+    try:
+        json.loads(file.read_bytes() if file.exists() else b"{}")
+    except ValueError:
+        file.unlink(missing_ok=True)
 
 # %% ../../nbs/81_lifecycle.pipeline.ipynb #stale
 def stale_stages(

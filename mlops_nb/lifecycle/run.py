@@ -21,7 +21,15 @@ from ..core.facts import Fact
 from ..core.files import read_json, sweep, write_json
 from ..core.workspace import Workspace, evidence_of, stage_evidence
 from ..ledger import Ledger
-from .pipeline import data_file, dvc, follow_charter, init_pipeline, reproduce, stale_stages
+from mlops_nb.lifecycle.pipeline import (
+    data_file,
+    dvc,
+    follow_charter,
+    init_pipeline,
+    mend_lock,
+    reproduce,
+    stale_stages,
+)
 from .stages import AFTER_DECISION, BEFORE_DECISION, STAGES, Stage, check_charter, record_stage
 
 # %% auto #0
@@ -225,6 +233,7 @@ def _prepare(
     check_charter(ws)
     Ledger(ws.ledger_file).head()
     follow_charter(ws)
+    mend_lock(ws)
     _sweep_outputs(ws)
     return stale_stages(ws)
 
