@@ -8,28 +8,48 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from typing import IO, Any
 
 import structlog
 
 # %% auto #0
-__all__ = ['NAME', 'event_logger', 'print_events']
+__all__ = ['NAME', 'without_message', 'event_logger', 'print_events']
+
+# %% ../../nbs/43f_serving.events.ipynb #where
+def without_message(
+    logger: Any,
+    method: str,
+    event: Any,  # structlog's, which may hold an exception
+) -> Any:
+    "A structlog processor that turns an exception into its type and the places it came through."
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["error"] = type(error).__name__
+        event["exception"] = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    return event
 
 # %% ../../nbs/43f_serving.events.ipynb #logger
 NAME = "mlops_nb.serving"
 _COMMON: list[Any] = [
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.format_exc_info,
+    without_message,
 ]
+
+
+class _Logger(structlog.stdlib.BoundLogger):
+    "A logger whose exceptions are not told a second time by Python's own logging."
+
+    def exception(self, event: str | None = None, *args: Any, **fields: Any) -> Any:
+        return self.error(event, *args, exc_info=sys.exc_info(), **fields)
 
 
 def event_logger() -> Any:  # A structlog logger: info(event, **fields), warning, error, exception
     "The server's logger."
-    processors = [*_COMMON, structlog.processors.JSONRenderer(default=str, sort_keys=True)]
-    return structlog.wrap_logger(
-        logging.getLogger(NAME), processors=processors, wrapper_class=structlog.stdlib.BoundLogger
-    )
+    processors = [*_COMMON, structlog.processors.JSONRenderer(default=str)]
+    return structlog.wrap_logger(logging.getLogger(NAME), processors=processors, wrapper_class=_Logger)
 
 # %% ../../nbs/43f_serving.events.ipynb #for-person
 class _ForPerson(logging.Formatter):
@@ -43,8 +63,9 @@ class _ForPerson(logging.Formatter):
         when, trace = event.pop("timestamp", "")[11:19], event.pop("exception", "")
         level = event.pop("level", "info")
         head = f"{when} {'' if level == 'info' else level.upper() + ': '}{event.pop('event', '')}"
-        told = ", ".join(f"{k} {v}" for k, v in event.items())
-        return head + (f": {told}" if told else "") + (f"\n{trace}" if trace else "")
+        told = [f"{k} {v}" for k, v in event.items() if v not in ("", None)]
+        line = head + (": " if told else "") + ", ".join(told)
+        return (line if len(line) <= 100 else "\n         ".join([head, *told])) + (f"\n{trace}" if trace else "")
 
 # %% ../../nbs/43f_serving.events.ipynb #print
 def print_events(

@@ -309,7 +309,8 @@ class Supervisor:
                 self._wait()
                 return code
             time.sleep(0.05)
-        return 70 if any(child.returncode for child in self._children.values()) else 0
+        in_order = (0, -signal.SIGTERM)  # one that is told to stop before it was ready has nobody to answer
+        return 70 if any(child.returncode not in in_order for child in self._children.values()) else 0
 
     def _tend(self) -> int:  # Not 0: a worker refuses to start
         "Replace workers that died; give up when one refuses to start."
