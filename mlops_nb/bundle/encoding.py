@@ -87,6 +87,22 @@ def _one_hot_positions(
     return [kept(int(k)) for k in codes], kept(unknown)
 
 
+def _switched(
+    c: Compiler,
+    x: Value,
+    categories: NDArray[Any],
+    targets: Sequence[int],
+    unknown: int,
+    columns: int,
+) -> str:  # [N, 1, columns]
+    "One column of categories as indicators: in one node where every category has its own and an unseen one has none."
+    kept = [str(v) for v, t in zip(categories, targets, strict=True) if t < columns]
+    if x.dtype == "string" and unknown == columns == len(kept):
+        return c.graph.op("OneHotEncoder", x.name, domain="ai.onnx.ml", cats_strings=kept, zeros=1)
+    index = position(c, x, categories, targets, unknown)
+    return c.graph.op("OneHot", index, np.array(columns), np.array([0, 1], np.float32))
+
+
 def one_hot(
     c: Compiler,
     step: Any,
@@ -99,8 +115,7 @@ def one_hot(
         columns = int(step._n_features_outs[i])
         if not columns:
             continue
-        index = position(c, x, step.categories_[i], targets, unknown)
-        made.append(g.op("OneHot", index, np.array(columns), np.array([0, 1], np.float32)))
+        made.append(_switched(c, x, step.categories_[i], targets, unknown, columns))
         width += columns
     if not made:
         return ()

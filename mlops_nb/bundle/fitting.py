@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .edges import spread
 from .features import load_features, widened
+from .neighbours import Encoded
+from .parity import open_graph, run_graph, tolerance_for
+from .proving import Examined, require_alike
 from ..core import errors
 from ..core.errors import InputError, MlopsError, require
 from ..core.files import read_json, write_json
@@ -27,8 +31,8 @@ from ..core.processes import start
 from ..data.contract import Contract, load_contract
 
 # %% auto #0
-__all__ = ['ROLES', 'ONE_THREAD', 'Fitted', 'load_module', 'answers', 'answers_where_possible', 'widener', 'run_job',
-           'fit_in_clean_process']
+__all__ = ['ROLES', 'ONE_THREAD', 'JUMP_SAMPLE', 'Fitted', 'load_module', 'answers', 'answers_where_possible', 'widener',
+           'at_jumps', 'run_job', 'fit_in_clean_process']
 
 # %% ../../nbs/38a_bundle.fitting.ipynb #job
 ROLES = {"model": "build_model", "baseline": "build_baseline"}
@@ -48,6 +52,7 @@ class Fitted:
     graph: bytes
     valid: NDArray[np.float64]  # [n, k] answers on the validation rows
     golden: NDArray[np.float64]  # [m, k] answers on the golden rows; NaN where scikit-learn itself fails
+    jumps: Mapping[str, Any] = field(default_factory=dict)  # the comparison on both sides of the model's own jumps
 
 # %% ../../nbs/38a_bundle.fitting.ipynb #module
 def load_module(
@@ -116,6 +121,32 @@ def widener(
     derive = load_features(Path(features).read_bytes())
     return derive.frame
 
+# %% ../../nbs/38a_bundle.fitting.ipynb #jumps
+JUMP_SAMPLE = 300  # rows of valid
+
+
+def at_jumps(
+    estimator: Any,  # Fitted
+    graph: bytes,
+    contract: Contract,  # Of the columns that the graph takes
+    frame: Any,  # Encoded rows
+) -> Examined:
+    "Compare model and graph on some rows and beside the model's jumps; raises `Refused` with the worst rows."
+    signatures, pandas = require("mlops_nb.bundle.onnx", "lab"), require("pandas", "lab")
+    task, session, signature = contract.target.task, open_graph(graph), signatures.signature_of(contract)
+    some = frame.iloc[spread(len(frame), JUMP_SAMPLE)]
+    rows = {name: some[name].to_numpy() for name in contract.feature_names}
+
+    def ask(encoded: Encoded) -> NDArray[np.float64]:
+        return answers_where_possible(estimator, pandas.DataFrame(dict(encoded)), task)
+
+    def answer(encoded: Encoded) -> NDArray[np.float64]:
+        return run_graph(session, encoded, signature)
+
+    given = ask(rows)
+    ordinary = given[np.isfinite(given).all(axis=1)]
+    return require_alike(ask, answer, {"sample": rows}, tolerance_for(task, ordinary))
+
 # %% ../../nbs/38a_bundle.fitting.ipynb #child
 def _fit_role(
     role: str,
@@ -134,8 +165,10 @@ def _fit_role(
     features, target = wide(frames.encode_frame(contract, train)), frames.labels(contract, train)
     estimator = _calling(path, lambda: build(contract, job["seed"]).fit(features, target))
     task, golden = contract.target.task, wide(pandas.DataFrame(contract.encode(job["golden"])))
-    graph = onnx.convert(estimator, widened(contract, features))
-    np.save(out / f"{role}.valid.npy", answers(estimator, wide(frames.encode_frame(contract, valid)), task))
+    seen, rows = widened(contract, features), wide(frames.encode_frame(contract, valid))
+    graph = onnx.convert(estimator, seen)
+    write_json(out / f"{role}.jumps.json", at_jumps(estimator, graph, seen, rows).to_dict())
+    np.save(out / f"{role}.valid.npy", answers(estimator, rows, task))
     np.save(out / f"{role}.golden.npy", answers_where_possible(estimator, golden, task))
     (out / f"{role}.onnx").write_bytes(graph)
 
@@ -198,5 +231,5 @@ def _read(
     role: str,
 ) -> Fitted:
     "What the child left for one role."
-    arrays = (np.load(out / f"{role}.{rows}.npy", allow_pickle=False) for rows in ("valid", "golden"))
-    return Fitted((out / f"{role}.onnx").read_bytes(), *arrays)
+    valid, golden = (np.load(out / f"{role}.{rows}.npy", allow_pickle=False) for rows in ("valid", "golden"))
+    return Fitted((out / f"{role}.onnx").read_bytes(), valid, golden, read_json(out / f"{role}.jumps.json"))
