@@ -628,3 +628,12 @@ def test_a_short_soak_leaves_nothing_behind(tmp_path: Path) -> None:
     told = run(0.25, tmp_path, capacity_s=1.0)
     assert [p for p in told.problems if not p.startswith("memory grows")] == []  # a quarter of a minute has no slope
     assert told.bad_requests > 50
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_it_is_ready_is_no_failure(bundle: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlops_nb.serving.server", str(bundle), "--port", "0", "--workers", "2"]
+    with (tmp_path / "err").open("wb") as err, subprocess.Popen(command, stderr=err, env=plain()) as process:
+        until(lambda: len(psutil.Process(process.pid).children()) == 2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
