@@ -178,7 +178,7 @@ def a_graph_that_never_ends(lab: Lab) -> None:
     assert server.metric("runs_ended_total") >= 3
 
 
-@fault("F4", "its thread is replaced and counted, the lighter model answers", "no_thread_is_replaced")
+@fault("F4", "its thread is replaced and counted, the lighter model answers", "no_thread_is_replaced", slow=True)
 def a_model_that_hangs_in_native_code(lab: Lab) -> None:
     server = lab.moods(serve_lane="thread", serve_model_timeout_ms=200)
     with mood(server, hang=True):
@@ -372,6 +372,40 @@ def a_worker_that_is_stopped(lab: Lab) -> None:
     until(lambda: len(set(server.client.get("/admin/status").json()["workers"].values())) == 1)
     time.sleep(0.0)
     until(lambda: {round(p["probability"]["Yes"], 5) for p in _fresh(server, 10)} == {round(expected(ROW, 1.0), 5)})
+
+
+HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
+
+
+@fault("F19", "cut off after 64 KiB", "heads_not_bounded")
+def a_head_without_end(lab: Lab) -> None:
+    with Raw(lab.server(serve_body_timeout_s=1.0)) as raw:
+        raw.send(HEAD + b"x: ")
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 64 * 2**20:
+                raw.socket.sendall(b"a" * 65536)
+                sent += 65536
+        assert sent < 16 * 2**20, "it is still listening"
+
+
+@fault("F19", "the connection is ended in time", "no_end_of_patience")
+def a_head_that_does_not_come(lab: Lab) -> None:
+    server = lab.server(serve_body_timeout_s=1.0)
+    with Raw(server, timeout_s=5) as silent, Raw(server, timeout_s=5) as half:
+        half.send(HEAD)
+        assert half.answer()[0] in (0, 408)
+        assert silent.answer()[0] in (0, 408)
+
+
+@fault("F19", "413 and 408; the connection is ended", "bodies_not_bounded")
+def a_body_too_large_or_too_late(lab: Lab) -> None:
+    server = lab.server(serve_body_timeout_s=1.0)
+    for more, status in ((b"content-length: 100\r\n\r\n{", 408), (b"content-length: 1000000000\r\n\r\n", 413)):
+        with Raw(server, timeout_s=5) as raw:
+            raw.send(HEAD + more)
+            assert raw.answer()[0] == status
+            assert raw.closed()
 
 
 def v2(

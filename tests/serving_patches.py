@@ -573,3 +573,26 @@ def last_first(batching: Any) -> None:
         self.rows += job.n - job.taken
 
     swap(batching.Queue, "push", push)
+
+
+@patch("heads_not_bounded", "guarded")
+def heads_not_bounded(guarded: Any) -> None:
+    "uvicorn reads a head to its end, wherever that is."
+    swap(guarded.Guarded, "data_received", guarded.HttpToolsProtocol.data_received)
+
+
+@patch("no_end_of_patience", "guarded")
+def no_end_of_patience(guarded: Any) -> None:
+    "A head is waited for as long as it takes."
+    swap(guarded.Guarded, "_be_patient", lambda self: None)
+
+
+@patch("bodies_not_bounded", "http")
+def bodies_not_bounded(http: Any) -> None:
+    "A body is read to its end, however long and however late."
+    real = http.read_body
+
+    async def read_body(receive: Any, headers: Any, limit_bytes: int, timeout_s: float) -> Any:
+        return await real(receive, headers, 2**40, 3600.0)
+
+    http.read_body = read_body
