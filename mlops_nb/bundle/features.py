@@ -29,139 +29,24 @@ FUNCTION = "derive_columns"
 MODULES = frozenset(
     ["numpy", "math", "re", "datetime", "string", "unicodedata", "itertools", "functools", "collections", "bisect"]
 )
-BUILTINS = frozenset(
-    [
-        *(
-            [
-                "abs",
-                "all",
-                "any",
-                "bool",
-                "bytes",
-                "chr",
-                "dict",
-                "divmod",
-                "enumerate",
-                "filter",
-                "float",
-                "frozenset",
-                "int",
-                "isinstance",
-                "len",
-                "list",
-                "map",
-                "max",
-                "min",
-            ]
-        ),
-        *(
-            [
-                "ord",
-                "pow",
-                "range",
-                "repr",
-                "reversed",
-                "round",
-                "set",
-                "slice",
-                "sorted",
-                "str",
-                "sum",
-                "tuple",
-                "zip",
-                "True",
-                "False",
-                "None",
-            ]
-        ),
-        *(
-            [
-                "ValueError",
-                "TypeError",
-                "KeyError",
-                "IndexError",
-                "ArithmeticError",
-                "OverflowError",
-                "ZeroDivisionError",
-                "Exception",
-            ]
-        ),
-    ]
-)
-OUTSIDE = frozenset(
-    [
-        *(
-            [
-                "load",
-                "save",
-                "savez",
-                "savez_compressed",
-                "fromfile",
-                "tofile",
-                "memmap",
-                "loadtxt",
-                "savetxt",
-                "genfromtxt",
-                "fromregex",
-                "DataSource",
-            ]
-        ),
-        *(
-            [
-                "open_memmap",
-                "ctypes",
-                "ctypeslib",
-                "lib",
-                "f2py",
-                "testing",
-                "distutils",
-                "dump",
-                "dumps",
-                "random",
-                "sys",
-                "os",
-                "core",
-                "source",
-                "info",
-                "rec",
-            ]
-        ),
-        *(
-            [
-                "now",
-                "today",
-                "utcnow",
-                "fromtimestamp",
-                "format",
-                "format_map",
-                "seterr",
-                "seterrcall",
-                "setbufsize",
-                "set_printoptions",
-                "copyreg",
-                "enum",
-            ]
-        ),
-    ]
-)
-_CHANGES = frozenset(
-    [
-        "append",
-        "add",
-        "update",
-        "extend",
-        "insert",
-        "remove",
-        "pop",
-        "clear",
-        "setdefault",
-        "popitem",
-        "discard",
-        "sort",
-        "reverse",
-        "fill",
-    ]
-)
+BUILTINS = frozenset([
+    "abs", "all", "any", "bool", "bytes", "chr", "dict", "divmod", "enumerate", "filter", "float", "frozenset", "int",
+    "isinstance", "len", "list", "map", "max", "min", "ord", "pow", "range", "repr", "reversed", "round", "set", "slice",
+    "sorted", "str", "sum", "tuple", "zip", "True", "False", "None", "ValueError", "TypeError", "KeyError", "IndexError",
+    "ArithmeticError", "OverflowError", "ZeroDivisionError", "Exception",
+])  # fmt: skip
+OUTSIDE = frozenset([
+    "load", "save", "savez", "savez_compressed", "fromfile", "tofile", "memmap", "loadtxt", "savetxt", "genfromtxt",
+    "fromregex", "DataSource", "open_memmap", "ctypes", "ctypeslib", "lib", "f2py", "testing", "distutils", "dump", "dumps",
+    "random", "sys", "os", "core", "source", "info", "rec", "now", "today", "utcnow", "fromtimestamp", "format",
+    "format_map", "seterr", "seterrcall", "setbufsize", "set_printoptions", "copyreg", "enum",
+    "gi_frame", "gi_code", "cr_frame", "ag_frame", "tb_frame", "tb_next", "f_back", "f_builtins", "f_globals", "f_locals",
+    "f_code", "mro", "func_globals", "singledispatch",
+])  # fmt: skip
+_CHANGES = frozenset([
+    "append", "add", "update", "extend", "insert", "remove", "pop", "clear", "setdefault", "popitem", "discard", "sort",
+    "reverse", "fill",
+])  # fmt: skip
 _STATEMENTS = (
     *(ast.FunctionDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr),
     *(ast.If, ast.For, ast.Try, ast.Raise, ast.Assert, ast.Pass, ast.Break, ast.Continue, ast.With),
@@ -197,7 +82,7 @@ def _wrong_name(
         return f"'{node.id}'"
     return ""
 
-
+# %% ../../nbs/35b_bundle.features.ipynb #judge-form
 def _wrong_form(
     node: ast.AST,
     constants: frozenset[str],  # Names of the module's level
@@ -253,7 +138,7 @@ def check_features(
     _check_function(tree)
     return tree
 
-
+# %% ../../nbs/35b_bundle.features.ipynb #check-parts
 def _targets(
     statement: ast.stmt,
 ) -> list[ast.expr]:
