@@ -278,11 +278,9 @@ class Supervisor:
         self.events = event_logger()
 
     def _spawn(self, worker: int) -> None:
-        command = worker_command({**self._spec, "worker": worker, "workers": self._workers})
-        fd = self._spec["fd"]
         self._children[worker] = subprocess.Popen(
-            command,
-            pass_fds=[fd],
+            worker_command({**self._spec, "worker": worker, "workers": self._workers}),
+            pass_fds=[self._spec["fd"]],
             stdin=subprocess.DEVNULL,
             preexec_fn=die_with_parent,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
