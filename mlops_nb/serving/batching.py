@@ -299,16 +299,15 @@ class Batcher:
         "Queue rows; raises `Shed` when they cannot be answered by `deadline`."
         if self._closing:
             raise Shed("closing", 1.0)
-        now, loop = time.monotonic(), asyncio.get_running_loop()
-        job = Job(rows, n, self._admission.check(n, now, deadline), loop.create_future(), now)
-        self._queue.push(job)
-        self._schedule(loop)
+        now, future = time.monotonic(), asyncio.get_running_loop().create_future()
+        self._queue.push(job := Job(rows, n, self._admission.check(n, now, deadline), future, now))
+        self._schedule()
         return job
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule(self) -> None:
         if not self._scheduled and self._executor.running is None:
             self._scheduled = True
-            loop.call_soon(self._drain)
+            asyncio.get_running_loop().call_soon(self._drain)
 
     def _drain(self) -> None:
         self._scheduled = False
@@ -324,13 +323,11 @@ class Batcher:
         finally:  # whatever listens and fails, who waits is answered
             deliver(pieces, outcomes)
             if self._queue.rows:
-                self._schedule(asyncio.get_running_loop())
+                self._schedule()
 
     def _tick(self) -> bool:
-        now = time.monotonic()
-        self._queue.sweep(self.cost, now)
-        if running := self._executor.running:
-            self._executor.release(now, self.cost.seconds(count(running)))
+        self._queue.sweep(self.cost, now := time.monotonic())
+        self._executor.release(now, self.cost.seconds(count(self._executor.running or ())))
         self._executor.expire(now)
         return self._executor.running is not None
 

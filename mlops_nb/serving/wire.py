@@ -105,11 +105,10 @@ class Wire(Connection):
             return False
         if self.awaited:
             self.reassure()
-        end_of_body = end + head.length
-        if len(data) > end_of_body:
-            self._ahead = data[end_of_body:]
+        body, self._ahead = data[end : end + head.length], data[end + head.length :]
+        if self._ahead:
             self.flow.pause_reading()
-        self._ticket = ticket = Ticket(self, head, data[end:end_of_body], self._engine.new_uid())
+        self._ticket = ticket = Ticket(self, head, body, self._engine.new_uid())
         self._desk.take(ticket, self.client[0] if self.client else "")
         return True
 
