@@ -275,7 +275,7 @@ def test_an_overloaded_service_answers_from_it(
     heavy, light = found.ask(found.model, some)[:, 1], found.ask(choice.chosen.graph, some)[:, 1]
     assert np.abs(heavy - light).max() > 1e-4  # otherwise nobody could tell who answered
     with Lab(tmp_path) as lab:
-        server = lab.moods(bundle_of(tmp_path / "bundles", found, choice))
+        server = lab.server(bundle_of(tmp_path / "bundles", found, choice), doubles=["moods"])
         assert [p["probability"]["yes"] for p in ask(server, *sent)] == pytest.approx(list(heavy), abs=1e-5)
         with mood(server, sleep_s=0.2):
             for _ in range(5):
