@@ -1579,6 +1579,7 @@ df = pd.read_csv('a.csv')
 df['a_scaled'] = StandardScaler().fit_transform(df[['a']])
 df['b_scaled'] = MinMaxScaler().fit_transform(df[['b']])
 print(df[['a_scaled', 'b_scaled']].describe())
+df['a_log'] = np.log(df.a)
 del df['b_scaled']
 X = df.drop(['a_scaled', 'y'], axis=1)
 X_train, X_test, y_train, y_test = train_test_split(X, df['y'], random_state=0)

@@ -17,12 +17,15 @@ from .knowledge import ORDERS, STRUCTURE
 from .machine import Machine, Scope, note_choice, objects_of
 from .selection import mask_of, picked
 from .tables import call_table, opposite
-from .values import NOTHING, Function, Object, Value, any_of, derive, join, listed
+from .values import NOTHING, Function, Object, Value, any_of, derive, join, listed, only_columns
 
 # %% auto #0
 __all__ = ['decided', 'evaluate']
 
 # %% ../../nbs/33c_refactor.expressions.ipynb #attribute
+_OF_TABLES = frozenset(["values", "T", "array", "loc", "iloc", "at", "iat", "axes", "str", "dt", "cat", "flat", "real", "data", "style", "plot", "list", "struct"])
+
+
 def _attribute(
     m: Machine,
     node: ast.Attribute,
@@ -47,6 +50,7 @@ def _get(
         return Value(rows=base.rows, is_index=True, loops=base.loops, row_loops=base.row_loops)
     if node.attr in STRUCTURE and base.rows and not base.grouped:
         return Value(loops=base.loops)
+    base = base if node.attr in _OF_TABLES else only_columns(base, frozenset({node.attr}))
     return base if base.is_data else derive(base)
 
 # %% ../../nbs/33c_refactor.expressions.ipynb #of-object
