@@ -25,6 +25,7 @@ STEPS = [
     "poc",
     "export",
     "trial",
+    "probe",
     "score",
     "gate",
     "register",

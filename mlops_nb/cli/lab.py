@@ -5,6 +5,7 @@
 # %% ../../nbs/92_cli.lab.ipynb #imports
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
 __all__ = ['Dir', 'AsJson', 'Lang', 'lab', 'charter_app', 'check_lang', 'init', 'run', 'stage_of', 'show_facts', 'data',
-           'charter_freeze', 'poc', 'trial', 'gate', 'monitor', 'report']
+           'charter_freeze', 'poc', 'trial', 'probe', 'gate', 'monitor', 'report']
 
 # %% ../../nbs/92_cli.lab.ipynb #types
 Dir = Annotated[Path, typer.Argument(help="The workspace's folder.", show_default=False)]
@@ -156,6 +157,16 @@ def trial(folder: Dir, as_json: AsJson = False) -> None:
     Example: mlops-nb trial churn
     """
     show_facts(stage_of(folder, "trial"), "trial", as_json)
+
+
+@lab.command()
+def probe(folder: Dir, as_json: AsJson = False) -> None:
+    """Disturb the candidate's inputs, and say which of them its answers rest on.
+
+    Example: mlops-nb probe churn
+    """
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling SHAP's small loops takes longer than running them
+    show_facts(stage_of(folder, "probe"), "probe", as_json)
 
 
 def _print_schema(

@@ -97,6 +97,12 @@ _JUDGE = (
         outs=("evidence/trial.json", "evidence/trial.predictions.parquet"),
     ),
     Stage(
+        "probe",
+        "mlops_nb.trial.probes:run_probe",
+        deps=("bundles", "evidence/export.json", "splits/valid.parquet", "charter.frozen.json"),
+        outs=("evidence/probe.json",),
+    ),
+    Stage(
         "score",
         "mlops_nb.poc.scorecard:run_score",
         deps=(
@@ -107,6 +113,7 @@ _JUDGE = (
             "evidence/export.json",
             "evidence/trial.json",
             "evidence/trial.predictions.parquet",
+            "evidence/probe.json",
             "splits/train.parquet",
             "splits/valid.parquet",
             "splits/test.parquet",
@@ -267,6 +274,6 @@ def record_stage(
     if name == "charter":
         return record_freeze(ws, load_frozen(ws))
     ledger = Ledger(ws.ledger_file)
-    for event, subject, data in _EVENTS[name](ws):
+    for event, subject, data in _EVENTS[name](ws) if name in _EVENTS else ():  # a probe decides nothing
         ledger.append(event, subject, data)
     return None

@@ -137,4 +137,4 @@ def open_case(
     "Read what the stages left; stages that have not run leave their criteria not assessed."
     contract = load_contract(ws.contract_file)
     held = read_held_out(ws, contract) if predictions_file(ws).exists() else None
-    return Case(ws, load_frozen(ws), contract, evidence_of(ws, ("data", "poc", "export", "trial")), held)
+    return Case(ws, load_frozen(ws), contract, evidence_of(ws, ("data", "poc", "export", "trial", "probe")), held)

@@ -137,7 +137,7 @@ def _files(
     ws: Workspace,
 ) -> dict[str, str]:
     "The files a decision rests on."
-    named = [ws.frozen_file, *(ws.evidence / f"{s}.json" for s in ("data", "poc", "export", "trial", "score"))]
+    named = [ws.frozen_file, *(ws.evidence / f"{s}.json" for s in ("data", "poc", "export", "trial", "probe", "score"))]
     return ws.sources(*(p for p in named if p.exists()))
 
 

@@ -298,7 +298,8 @@ def score_evidence(
     criteria = [p.criterion.to_dict() for p in parts.values()]
     states = {c["id"]: c["state"] for c in criteria}
     exported = case.evidence.get("export")
-    facts = _sourced(case.ws, parts)
+    probed = case.evidence.get("probe")
+    facts = (*_sourced(case.ws, parts), *(probed.facts if probed else ()))
     lines = checklist(Known(case.charter, case.evidence, states, _by_id(case, facts)))
     data = {
         "criteria": criteria,
