@@ -32,7 +32,7 @@ from mlops_nb.serving.server import bind, uvicorn_config
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "tests" / "bench_peers"
 VENVS = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mlops-nb-bench"
-WIDTH, ROWS = 30, 256
+WIDTH, ROWS = 30, 2048
 
 # Models
 

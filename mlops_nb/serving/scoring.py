@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from .runtime import Session
 
 # %% auto #0
 __all__ = ['AROUND_S', 'thresholds_of', 'Output', 'unusable', 'labels_of', 'feeds_of', 'finish', 'GraphScorer', 'RuleScorer',
-           'Prediction', 'predictions', 'golden_block', 'prove', 'repeat', 'best_stride', 'time_scorer']
+           'Prediction', 'predictions', 'golden_block', 'prove', 'repeat', 'time_scorer']
 
 # %% ../../nbs/42b_serving.scoring.ipynb #thresholds
 def thresholds_of(
@@ -128,7 +129,6 @@ class GraphScorer:
 
     def __init__(self, bundle: Bundle, session: Session) -> None:
         self.bundle, self.session = bundle, session
-        self.stride = 0  # rows of one run of the graph; 0: all of a batch
 
     def __call__(
         self,
@@ -136,17 +136,8 @@ class GraphScorer:
     ) -> Output:
         "Join, encode, run, judge."
         block = join(self.bundle.contract, blocks)
-        return finish(self.bundle, block, self._run(feeds_of(self.bundle, block), block.n))
-
-    def _run(self, feeds: Mapping[str, NDArray[Any]], n: int) -> NDArray[Any]:
-        "The answers, in as many runs as are fastest."
-        if not self.stride or n <= self.stride:
-            return self.session.run(feeds, n)
-        starts = range(0, n, self.stride)
-        parts = [{name: v[i : i + self.stride] for name, v in feeds.items()} for i in starts]
-        return np.concatenate(
-            [self.session.run(p, min(self.stride, n - i)) for p, i in zip(parts, starts, strict=True)]
-        )
+        answer = self.session.run(feeds_of(self.bundle, block), block.n)
+        return finish(self.bundle, block, answer)
 
 # %% ../../nbs/42b_serving.scoring.ipynb #rule-scorer
 class RuleScorer:
@@ -239,16 +230,6 @@ def repeat(
 AROUND_S = 100e-6  # what a batch costs outside of the model, with everything the server does for it
 
 
-def best_stride(
-    timings: Mapping[int, float],  # Size of one run to seconds
-    gain: float = 1.15,  # How much faster than whole batches it must be
-) -> int:  # 0: whole batches
-    "How many rows a run of the graph should take."
-    rates = {size: size / seconds for size, seconds in timings.items()}
-    best = max(rates, key=rates.__getitem__)
-    return best if best > 1 and rates[best] > gain * rates[max(rates)] else 0
-
-
 def time_scorer(
     scorer: GraphScorer,
     hard_limit: int,  # Rows
@@ -256,10 +237,8 @@ def time_scorer(
 ) -> tuple[CostModel, int]:  # Seeded model, and the batch limit
     "Time a scorer on golden rows."
     block, _ = golden_block(scorer.bundle)
-    many = repeat(block, hard_limit)
+    many = repeat(block, 2 * hard_limit)
     sizes = tuple(s for s in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if s <= hard_limit)
-    timings = measure(lambda n: scorer([many[:n]]), sizes=sizes, budget_s=budget_s)
-    if stride := best_stride(timings):
-        scorer.stride = stride
-        timings = measure(lambda n: scorer([many[:n]]), sizes=sizes, budget_s=budget_s)
+    places = cycle(range(0, hard_limit, 7))
+    timings = measure(lambda n: scorer([many[(at := next(places)) : at + n]]), sizes=sizes, budget_s=budget_s)
     return CostModel(timings), batch_limit(timings, around_s=AROUND_S)
