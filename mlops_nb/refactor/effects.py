@@ -133,8 +133,8 @@ def argument(
 
 # %% ../../nbs/34c_refactor.effects.ipynb #analyst
 @dataclass
-class Analyst:
-    "Judges expressions against what is known: the imports and the notebook's own functions."
+class _Origins:
+    "Where names come from: imports and the notebook's own functions."
 
     modules: dict[str, str] = field(default_factory=dict)  # name to the dotted origin of an import
     routines: dict[str, Routine] = field(default_factory=dict)
@@ -149,50 +149,17 @@ class Analyst:
         base = self.modules.get(node.id, "") if isinstance(node, ast.Name) else ""
         return ".".join([base, *reversed(parts)]) if base else ""
 
-    def sites(self, node: ast.AST | None, known: Known, place: str) -> frozenset[str]:
-        "What the value of an expression may be or hold."
-        if node is None or isinstance(node, ast.Constant | ast.JoinedStr | ast.Lambda):
-            return frozenset()
-        if isinstance(node, ast.Name):
-            return known[node.id].sites if node.id in known else frozenset()
-        if isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
-            return frozenset({place}) if self.selects(node, known) else self.sites(node.value, known, place)
-        if isinstance(node, ast.Call):
-            return self._call_sites(node, known, place)
-        parts = (self.sites(child, known, place) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
-        inner = frozenset[str]().union(*parts)
-        if isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare):
-            return frozenset({place})
-        return inner | {place}
+    def arguments(self, call: ast.Call, routine: Routine) -> Iterator[tuple[str, ast.expr]]:
+        "Parameter names with the values a call gives them."
+        names = routine.parameters
+        yield from zip(names, call.args, strict=False)
+        yield from ((k.arg or "", k.value) for k in call.keywords)
+        yield from (("", a) for a in call.args[len(names) :])
 
-    def selects(self, node: ast.AST, known: Known) -> bool:
-        "Whether a subscript of a table gives a new table: a mask, a list, a slice of rows."
-        return (
-            isinstance(node, ast.Subscript)
-            and self.table(node.value, known)
-            and not isinstance(node.slice, ast.Constant)
-        )
-
-    def _call_sites(self, call: ast.Call, known: Known, place: str) -> frozenset[str]:
-        here, name = f"{place}:{call.lineno}:{call.col_offset}", called_name(call)
-        if _DRAWING_MODELS.search(name) and name[:1].isupper() and not _is_seeded(call):
-            self.drawing.add(here)
-        if isinstance(call.func, ast.Name) and (routine := self.routines.get(call.func.id)):
-            return self._routine_sites(call, routine, known, place) | {here}
-        given = (a for a in [*call.args, *(k.value for k in call.keywords)] if not self.table(a, known))
-        held = frozenset[str]().union(*(self.sites(a, known, place) for a in given))
-        if isinstance(call.func, ast.Attribute) and not self.origin(call.func):
-            if self.table(call.func.value, known) or name in PREDICTS | TRANSFORMS | {"fit_resample"}:
-                return frozenset({here})
-            return self.sites(call.func.value, known, place) | held | {here}
-        return held | {here}
-
-    def _routine_sites(self, call: ast.Call, routine: Routine, known: Known, place: str) -> frozenset[str]:
-        held: frozenset[str] = frozenset()
-        for name, value in self.arguments(call, routine):
-            if name in routine.returns or not self.table(value, known):
-                held |= self.sites(value, known, place)
-        return held
+# %% ../../nbs/34c_refactor.effects.ipynb #tables
+@dataclass
+class _Tables(_Origins):
+    "Which expressions give tables."
 
     def table(self, node: ast.AST | None, known: Known) -> bool:
         "Whether an expression gives a frame, an array or a number: their methods leave them as they are."
@@ -219,12 +186,13 @@ class Analyst:
             return bool(given) and all(self.table(v, known) for v in given)
         return name in ("len", "sum", "max", "min", "abs", "round", "float", "int", "str", "sorted", "range")
 
-    def arguments(self, call: ast.Call, routine: Routine) -> Iterator[tuple[str, ast.expr]]:
-        "Parameter names with the values a call gives them."
-        names = routine.parameters
-        yield from zip(names, call.args, strict=False)
-        yield from ((k.arg or "", k.value) for k in call.keywords)
-        yield from (("", a) for a in call.args[len(names) :])
+    def selects(self, node: ast.AST, known: Known) -> bool:
+        "Whether a subscript of a table gives a new table: a mask, a list, a slice of rows."
+        return (
+            isinstance(node, ast.Subscript)
+            and self.table(node.value, known)
+            and not isinstance(node.slice, ast.Constant)
+        )
 
 
 def _gives_table(
@@ -246,6 +214,48 @@ def _is_seeded(
     "Whether a random state is given that is not None."
     given = argument(call, "random_state") or argument(call, "seed")
     return given is not None and not (isinstance(given, ast.Constant) and given.value is None)
+
+# %% ../../nbs/34c_refactor.effects.ipynb #sites
+@dataclass
+class Analyst(_Tables):
+    "Judges expressions against what is known: the imports and the notebook's own functions."
+
+    def sites(self, node: ast.AST | None, known: Known, place: str) -> frozenset[str]:
+        "What the value of an expression may be or hold."
+        if node is None or isinstance(node, ast.Constant | ast.JoinedStr | ast.Lambda):
+            return frozenset()
+        if isinstance(node, ast.Name):
+            return known[node.id].sites if node.id in known else frozenset()
+        if isinstance(node, ast.Attribute | ast.Subscript | ast.Starred):
+            return frozenset({place}) if self.selects(node, known) else self.sites(node.value, known, place)
+        if isinstance(node, ast.Call):
+            return self._call_sites(node, known, place)
+        parts = (self.sites(child, known, place) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr))
+        inner = frozenset[str]().union(*parts)
+        if isinstance(node, ast.BinOp | ast.UnaryOp | ast.Compare):
+            return frozenset({place})
+        return inner | {place}
+
+    def _call_sites(self, call: ast.Call, known: Known, place: str) -> frozenset[str]:
+        here, name = f"{place}:{call.lineno}:{call.col_offset}", called_name(call)
+        if _DRAWING_MODELS.search(name) and name[:1].isupper() and not _is_seeded(call):
+            self.drawing.add(here)
+        if isinstance(call.func, ast.Name) and (routine := self.routines.get(call.func.id)):
+            return self._routine_sites(call, routine, known, place) | {here}
+        given = (a for a in [*call.args, *(k.value for k in call.keywords)] if not self.table(a, known))
+        held = frozenset[str]().union(*(self.sites(a, known, place) for a in given))
+        if isinstance(call.func, ast.Attribute) and not self.origin(call.func):
+            if self.table(call.func.value, known) or name in PREDICTS | TRANSFORMS | {"fit_resample"}:
+                return frozenset({here})
+            return self.sites(call.func.value, known, place) | held | {here}
+        return held | {here}
+
+    def _routine_sites(self, call: ast.Call, routine: Routine, known: Known, place: str) -> frozenset[str]:
+        held: frozenset[str] = frozenset()
+        for name, value in self.arguments(call, routine):
+            if name in routine.returns or not self.table(value, known):
+                held |= self.sites(value, known, place)
+        return held
 
 # %% ../../nbs/34c_refactor.effects.ipynb #effects
 def _targets(

@@ -19,7 +19,7 @@ from ..core.files import write_json
 __all__ = ['TIMEOUT_S', 'golden_test_text', 'measure']
 
 # %% ../../nbs/34k_refactor.golden.ipynb #test
-_TEST = '''"""What the notebook predicted: trained again from its data, the module must give the same bytes."""
+_MEASURING = '''"""What the notebook predicted: trained again from its data, the module must give the same bytes."""
 
 import hashlib
 import importlib
@@ -64,7 +64,10 @@ def measured():
     return {{name: described(value) for name, value in module.run().items()}}
 
 
-def test_same_predictions_as_the_notebook():
+'''
+
+# %% ../../nbs/34k_refactor.golden.ipynb #test-itself
+_TEST = """def test_same_predictions_as_the_notebook():
     import pytest
 
     golden = json.loads((HERE / "golden.json").read_text())
@@ -82,7 +85,7 @@ def test_same_predictions_as_the_notebook():
 
 if __name__ == "__main__":
     print(json.dumps({{"predictions": measured(), "versions": versions()}}))
-'''
+"""
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "imblearn": "imbalanced-learn"}
 _MEASURED = frozenset(
     {"numpy", "pandas", "sklearn", "scipy", "lightgbm", "xgboost", "catboost", "imblearn", "statsmodels"}
@@ -97,7 +100,7 @@ def golden_test_text(
     "The text of the test."
     packages = sorted(_DISTRIBUTIONS.get(m, m) for m in modules & _MEASURED)
     shown = "(" + "".join(f'"{p}", ' for p in packages).rstrip() + ")"
-    return _TEST.format(name=name, folder=json.dumps(folder), packages=shown)
+    return (_MEASURING + _TEST).format(name=name, folder=json.dumps(folder), packages=shown)
 
 # %% ../../nbs/34k_refactor.golden.ipynb #measure
 TIMEOUT_S = 600.0  # for the one run that makes the golden values

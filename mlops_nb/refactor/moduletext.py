@@ -123,7 +123,9 @@ class _Unread(ast.NodeTransformer):
         return node
 
 
-_OPEN = frozenset({"pandas", "numpy"})  # what their stubs say of a value is too narrow for what notebooks do with its name
+_OPEN = frozenset(
+    {"pandas", "numpy"}
+)  # what their stubs say of a value is too narrow for what notebooks do with its name
 
 
 def _loosened(
@@ -239,7 +241,7 @@ def _load_function(
         ]
     )
 
-
+# %% ../../nbs/34j_refactor.moduletext.ipynb #train-function
 def _train_function(
     w: Written,
     plan: Plan,
@@ -260,7 +262,7 @@ def _train_function(
         ]
     )
 
-
+# %% ../../nbs/34j_refactor.moduletext.ipynb #predict-function
 def _predict_function(
     w: Written,
     plan: Plan,
@@ -271,7 +273,9 @@ def _predict_function(
     outputs = [p.name for p in plan.outputs]
     held = list(w.model)
     rounds = [Passed(r, frozenset(), r) for r in w.rounds]
-    lines, names = _stage_text(w.predict, outputs, [*held, *rounds], "model", ("model", "config"), remarks, plan.program)
+    lines, names = _stage_text(
+        w.predict, outputs, [*held, *rounds], "model", ("model", "config"), remarks, plan.program
+    )
     rows = [_SPARE.get(p.field, p.field) for p in w.rows]
     copies = [f"    {r} = copy.deepcopy({r})" for r, p in zip(rows, w.rows, strict=True) if p.copied]
     moved = [
@@ -301,7 +305,7 @@ def _predict_function(
     ]
     return "\n".join([*every, *body, f"    return {{{answer}}}", "", "", *one])
 
-
+# %% ../../nbs/34j_refactor.moduletext.ipynb #run-function
 def _run_function(
     w: Written,
     plan: Plan,

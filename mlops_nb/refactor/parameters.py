@@ -206,7 +206,7 @@ def _is_plain(
     fits, value = literal(node)
     return fits and not isinstance(value, dict | list | set)
 
-
+# %% ../../nbs/34h_refactor.parameters.ipynb #take-arguments
 def take_arguments(
     statements: Iterable[ast.stmt],  # Changed in place
     config: Config,

@@ -72,7 +72,7 @@ def is_metric(
     return bool(_METRIC.fullmatch(called_name(call))) or program.analyst.origin(call.func).startswith("sklearn.metrics")
 
 # %% ../../nbs/34f_refactor.predictions.ipynb #taint
-class _Taint:
+class _Carrying:
     "Which expressions are made of predictions; what is judged on the way is noted."
 
     def __init__(self, program: Program) -> None:
@@ -103,7 +103,12 @@ class _Taint:
         receiver = [call.func.value] if isinstance(call.func, ast.Attribute) else []
         carried = True in [self.carries(a, number) for a in [*receiver, *given]]
         name = called_name(call)
-        reduces = name in _REDUCES and argument(call, "axis") is None and not (name == "argmax" and call.args)
+        reduces = (
+            name in _REDUCES
+            and not (name == "sum" and isinstance(call.func, ast.Name))
+            and argument(call, "axis") is None
+            and not (name == "argmax" and call.args)
+        )
         if carried and (
             _METRIC.fullmatch(name) or reduces or self.program.analyst.origin(call.func).startswith("sklearn.metrics")
         ):
@@ -126,6 +131,10 @@ class _Taint:
                 if isinstance(inner, ast.Name):
                     self.judged |= self.program.makers(number, inner.id) & self.made
 
+# %% ../../nbs/34f_refactor.predictions.ipynb #unit
+class _Taint(_Carrying):
+    "The same, statement by statement."
+
     def unit(self, unit: Unit) -> None:
         "One round for one statement."
         node = unit.node
@@ -140,7 +149,7 @@ class _Taint:
         if carried and (isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.For) or _appends(node)):
             self.made.add(unit.number)
 
-
+# %% ../../nbs/34f_refactor.predictions.ipynb #appends
 def _appends(
     node: ast.stmt,
 ) -> bool:

@@ -102,7 +102,7 @@ def is_local(
 
 def public_names(
     module: str,
-) -> list[str]:  # What `from module import *` binds
+) -> list[str]:  # What its star import binds
     "Names of an installed module, found in a process of its own."
     code = f"import json, {module} as m; print(json.dumps(list(getattr(m, '__all__', [n for n in dir(m) if n[0] != '_']))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)

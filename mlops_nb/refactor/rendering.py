@@ -74,7 +74,7 @@ class _Stage:
                 first = {program.by_node[id(s)] for s in node.body}  # type: ignore[attr-defined]
                 (made.body if inner & first else made.orelse).append(line)  # type: ignore[attr-defined]
 
-
+# %% ../../nbs/34i_refactor.rendering.ipynb #reading
 class _Reading(ast.NodeTransformer):
     "Renames what is read."
 
@@ -244,7 +244,7 @@ def _state_of_functions(
         given[name] = tuple(sorted(needs))
     return {n: tuple(x for x in g if x not in fixed) for n, g in given.items() if set(g) - set(fixed)}, fixed
 
-
+# %% ../../nbs/34i_refactor.rendering.ipynb #state-checks
 def _constant(
     name: str,
     user: Unit,
@@ -336,7 +336,7 @@ def definition_text(
         first -= 1
     return b"\n".join(lines[first : unit.node.end_lineno]).decode()
 
-
+# %% ../../nbs/34i_refactor.rendering.ipynb #edits
 Edit = tuple[int, int, str]  # line, column in bytes, what is put there
 
 
@@ -388,7 +388,7 @@ def _call_edits(
             )
     return found
 
-
+# %% ../../nbs/34i_refactor.rendering.ipynb #docstring-edit
 def _docstring_edit(
     node: ast.stmt,
     says: str,

@@ -178,91 +178,14 @@ class Program:
                 found = dict.fromkeys(sorted(routine.needs), found[name]) | found
         return found
 
-# %% ../../nbs/34d_refactor.slicing.ipynb #walker
-class _Walker:
-    "Follows the program in reading order, knowing who gave each name its value."
+# %% ../../nbs/34d_refactor.slicing.ipynb #bindings
+class _Bindings:
+    "What is known while the program is followed, and how assignments add to it."
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.known: dict[str, Value] = {}
         self.breaks: list[list[dict[str, Value]]] = []
-
-    def block(self, nodes: Sequence[ast.stmt]) -> None:
-        for node in nodes:
-            self.statement(node)
-
-    def statement(self, node: ast.stmt) -> None:
-        number = self.program.by_node[id(node)]
-        if isinstance(node, ast.If):
-            self.step(number)
-            self._branches([node.body, node.orelse])
-        elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
-            self._loop(number, node)
-        elif isinstance(node, ast.With | ast.AsyncWith):
-            self.step(number)
-            self.block(node.body)
-        else:
-            self.step(number)
-            if isinstance(node, ast.Break | ast.Continue) and self.breaks:
-                self.breaks[-1].append(dict(self.known))
-
-    def _branches(self, bodies: Sequence[Sequence[ast.stmt]]) -> None:
-        before, ends = self.known, []
-        for body in bodies:
-            self.known = dict(before)
-            self.block(body)
-            ends.append(self.known)
-        self.known = _joined(ends)
-
-    def _loop(self, number: int, node: ast.For | ast.AsyncFor | ast.While) -> None:
-        before = dict(self.known)
-        for _ in range(3):
-            self.breaks.append([])
-            self.step(number)
-            self.block(node.body)
-            self.known = _joined([before, self.known, *self.breaks.pop()])
-        self.block(node.orelse)
-
-    def step(self, number: int) -> None:
-        "One unit: what it needs, what it changes, what it binds."
-        program, node = self.program, self.program.units[number].node
-        known, place = dict(self.known), f"s{number}"
-        earlier = program.known.get(number)
-        program.known[number] = known if earlier is None else _joined([earlier, known])
-        needs = program.needs[number]
-        for name, line in program.uses(number).items():
-            if name in known:
-                needs |= known[name].makers
-            elif name not in KNOWN:
-                program.missing.setdefault(number, {}).setdefault(name, line)
-        found = Effects()
-        for part in head(node):
-            one = effects_of(part, known, program.analyst, place)
-            found = Effects(found.changes | one.changes, found.reads | one.reads, found.writes | one.writes)
-        program.effects[number] = found
-        self._pseudo(number, found)
-        self._changes(number, found)
-        self._bindings(number, node, place)
-        program.after[number] = dict(self.known)
-
-    def _pseudo(self, number: int, found: Effects) -> None:
-        "Files and the random state."
-        for name in found.reads & set(self.known):
-            self.program.needs[number] |= self.known[name].makers
-        for name in found.writes:
-            kept = (
-                self.known.get(name, Value()).makers
-                if name.startswith("@file") or name == SETTINGS
-                else frozenset[int]()
-            )
-            self.known[name] = Value(kept | {number})
-
-    def _changes(self, number: int, found: Effects) -> None:
-        "Every name that may be or hold a changed object."
-        if found.changes:
-            for name, value in self.known.items():
-                if value.sites & found.changes:
-                    self.known[name] = replace(value, makers=value.makers | {number})
 
     def _bindings(self, number: int, node: ast.stmt, place: str) -> None:
         "Names get their new values."
@@ -310,7 +233,7 @@ class _Walker:
             if called_name(call) in ("append", "add", "insert", "extend", "update", "setdefault"):
                 self.known[name] = replace(self.known[name], sites=self.known[name].sites | held)
 
-
+# %% ../../nbs/34d_refactor.slicing.ipynb #unpacking
 def _pairs(
     node: ast.stmt,
 ) -> Iterator[tuple[ast.expr, ast.expr, int]]:  # Target, value, position in an unpacked value or -1
@@ -351,6 +274,91 @@ def _joined(
         for name, value in end.items():
             found[name] = found[name] | value if name in found else value
     return found
+
+# %% ../../nbs/34d_refactor.slicing.ipynb #steps
+class _Steps(_Bindings):
+    "One unit at a time: what it needs, what it changes, what it binds."
+
+    def step(self, number: int) -> None:
+        "One unit: what it needs, what it changes, what it binds."
+        program, node = self.program, self.program.units[number].node
+        known, place = dict(self.known), f"s{number}"
+        earlier = program.known.get(number)
+        program.known[number] = known if earlier is None else _joined([earlier, known])
+        needs = program.needs[number]
+        for name, line in program.uses(number).items():
+            if name in known:
+                needs |= known[name].makers
+            elif name not in KNOWN:
+                program.missing.setdefault(number, {}).setdefault(name, line)
+        found = Effects()
+        for part in head(node):
+            one = effects_of(part, known, program.analyst, place)
+            found = Effects(found.changes | one.changes, found.reads | one.reads, found.writes | one.writes)
+        program.effects[number] = found
+        self._pseudo(number, found)
+        self._changes(number, found)
+        self._bindings(number, node, place)
+        program.after[number] = dict(self.known)
+
+    def _pseudo(self, number: int, found: Effects) -> None:
+        "Files and the random state."
+        for name in found.reads & set(self.known):
+            self.program.needs[number] |= self.known[name].makers
+        for name in found.writes:
+            kept = (
+                self.known.get(name, Value()).makers
+                if name.startswith("@file") or name == SETTINGS
+                else frozenset[int]()
+            )
+            self.known[name] = Value(kept | {number})
+
+    def _changes(self, number: int, found: Effects) -> None:
+        "Every name that may be or hold a changed object."
+        if found.changes:
+            for name, value in self.known.items():
+                if value.sites & found.changes:
+                    self.known[name] = replace(value, makers=value.makers | {number})
+
+# %% ../../nbs/34d_refactor.slicing.ipynb #walker
+class _Walker(_Steps):
+    "Follows the program in reading order, knowing who gave each name its value."
+
+    def block(self, nodes: Sequence[ast.stmt]) -> None:
+        for node in nodes:
+            self.statement(node)
+
+    def statement(self, node: ast.stmt) -> None:
+        number = self.program.by_node[id(node)]
+        if isinstance(node, ast.If):
+            self.step(number)
+            self._branches([node.body, node.orelse])
+        elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
+            self._loop(number, node)
+        elif isinstance(node, ast.With | ast.AsyncWith):
+            self.step(number)
+            self.block(node.body)
+        else:
+            self.step(number)
+            if isinstance(node, ast.Break | ast.Continue) and self.breaks:
+                self.breaks[-1].append(dict(self.known))
+
+    def _branches(self, bodies: Sequence[Sequence[ast.stmt]]) -> None:
+        before, ends = self.known, []
+        for body in bodies:
+            self.known = dict(before)
+            self.block(body)
+            ends.append(self.known)
+        self.known = _joined(ends)
+
+    def _loop(self, number: int, node: ast.For | ast.AsyncFor | ast.While) -> None:
+        before = dict(self.known)
+        for _ in range(3):
+            self.breaks.append([])
+            self.step(number)
+            self.block(node.body)
+            self.known = _joined([before, self.known, *self.breaks.pop()])
+        self.block(node.orelse)
 
 # %% ../../nbs/34d_refactor.slicing.ipynb #build
 def program_of(

@@ -115,21 +115,48 @@ def rows_of(
     found: set[Key] = set()
     for name in subjects(node):
         makers = program.makers(number, name)
-        for binder in (m for m in makers if binds(program, m, name) and program.units[m].is_state):
-            unit = program.units[binder]
-            mixed = program.inside(program.top(binder)) & training if program.top(binder) != binder else set[int]()
-            value = unit.node.iter if isinstance(unit.node, ast.For) else getattr(unit.node, "value", None)
-            stop = (binder in training or is_source(unit.node)) and not (
-                (mixed and unit.parent >= 0) or (isinstance(unit.node, ast.For) and mixed)
+        changes = {m for m in makers if not binds(program, m, name)}
+        for binder in (m for m in makers - changes if program.units[m].is_state and m != number):
+            begin = (name, frozenset({binder} | changes & training))
+            found |= (
+                _filled(program, binder, changes - training, training) or _beyond(program, binder, training) or {begin}
             )
-            further = (
-                rows_of(program, binder, value, training)
-                if value is not None and not stop and binder != number
-                else set()
-            )
-            found |= further or {
-                (name, frozenset({binder} | {m for m in makers if m in training and not binds(program, m, name)}))
-            }
+    return found
+
+
+def _beyond(
+    program: Program,
+    binder: int,  # The unit that gives a name its value
+    training: set[int],
+) -> set[Key]:  # Empty when the rows begin there
+    "The rows a value was transformed from; a loop that also trains is looked through."
+    unit = program.units[binder]
+    loop = program.top(binder) if unit.parent >= 0 or isinstance(unit.node, ast.For) else -1
+    mixed = loop >= 0 and bool(program.inside(loop) & training)
+    value = unit.node.iter if isinstance(unit.node, ast.For) else getattr(unit.node, "value", None)
+    stops = (binder in training or is_source(unit.node)) and not mixed
+    return set() if stops or value is None else rows_of(program, binder, value, training)
+
+
+_EMPTY = frozenset({"zeros", "empty", "ones", "full", "zeros_like", "empty_like", "list"})
+
+
+def _filled(
+    program: Program,
+    binder: int,
+    changes: set[int],  # Units that fill it
+    training: set[int],
+) -> set[Key]:
+    "The rows behind what an empty array or list is filled with."
+    value = getattr(program.units[binder].node, "value", None)
+    empty = (isinstance(value, ast.List) and not value.elts) or (
+        isinstance(value, ast.Call) and called_name(value) in _EMPTY
+    )
+    found: set[Key] = set()
+    for number in changes if empty else ():
+        filling = getattr(program.units[number].node, "value", None)
+        parts = filling.args if isinstance(filling, ast.Call) and called_name(filling) == "append" else [filling]
+        found |= {k for part in parts if part is not None for k in rows_of(program, number, part, training)}
     return found
 
 # %% ../../nbs/34g_refactor.stages.ipynb #plan
@@ -295,7 +322,7 @@ def _predict_side(
     learning = {n for n in state if _learns(program, program.units[n], judges)}
     begin = {m for _, makers in keys for m in makers}
     mixed = {n for n in state if program.inside(program.top(n)) & learning}
-    dependent = _depends_on(program, keys, state, mixed)
+    dependent = _depends_on(program, keys, state - learning, mixed)
     found, waiting = set[int](), list(plan.target.makers)
     while waiting:
         number = waiting.pop()
@@ -322,12 +349,10 @@ def _fresh(
         changes = program.effects[number].changes
         for value in program.known[number].values():
             if value.sites & changes:
-                more |= {
-                    m
-                    for m in value.makers & state - found - learning - begin
-                    if program.units[m].parent < 0 and not _draws(program, m)
-                }
-    return more
+                more |= value.makers & state - found - learning - begin
+    return {
+        m for m in more if program.units[m].parent < 0 and not blocks(program.units[m].node) and not _draws(program, m)
+    }
 
 
 def _draws(
