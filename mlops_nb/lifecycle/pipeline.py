@@ -213,7 +213,7 @@ def follow_charter(
     "Let the scorecard depend on the vulnerability file that the charter names, and on no other."
     file, (now, before) = ws.root / "dvc.yaml", _advisories(ws)
     yaml = require("ruamel.yaml", "lab").YAML()
-    yaml.width = 4096  # lines stay as they are
+    yaml.width = 120  # in columns; one long line would be unreadable
     doc = yaml.load(file.read_text(encoding="utf-8"))
     deps = ((doc.get("stages") or {}).get("score") or {}).get("deps")
     if deps is None:
