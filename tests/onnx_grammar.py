@@ -18,7 +18,6 @@ from sklearn import (
     impute,
     kernel_approximation,
     linear_model,
-    multioutput,
     naive_bayes,
     neighbors,
     neural_network,
