@@ -116,7 +116,7 @@ def _put(
     cells[rows] = values if np.ndim(values) == 0 else values[rows]
     table[name] = cells
 
-
+# %% ../../nbs/47c_trial.probes.ipynb #emptied
 def gappy(bundle: Bundle, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     "A tenth of the cells that may be empty are."
     out = table.copy()
@@ -132,7 +132,7 @@ def swapped(bundle: Bundle, table: pd.DataFrame, rng: np.random.Generator) -> pd
         _put(out, name, _chosen(table, rng), table[name].to_numpy(dtype=object)[rng.permutation(len(table))])
     return out
 
-
+# %% ../../nbs/47c_trial.probes.ipynb #strangers
 def unseen(bundle: Bundle, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     "A tenth of the categories are new."
     out = table.copy()
