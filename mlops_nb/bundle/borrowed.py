@@ -43,7 +43,7 @@ def _converted(
     open_graph(model.SerializeToString())
     return model
 
-
+# %% ../../nbs/37i_bundle.borrowed.ipynb #borrow-step
 def borrow(
     c: Compiler,
     kind: str,
