@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from ..core.files import atomic_write
 
 # %% auto #0
-__all__ = ['to_frame', 'from_frames', 'WriteAhead', 'part_name', 'day_of', 'split_days', 'PartWriter', 'write_part', 'recover',
-           'prune', 'read_parts']
+__all__ = ['ROW_GROUP', 'to_frame', 'from_frames', 'WriteAhead', 'part_name', 'day_of', 'split_days', 'PartWriter', 'write_part',
+           'recover', 'prune', 'read_parts']
 
 # %% ../../nbs/43a_serving.parts.ipynb #frames
 _HEAD = struct.Struct("<II")
@@ -161,6 +161,7 @@ class PartWriter:
         if self._ahead:
             self._ahead.remove()
         self._tables, self.rows, self._day, self._ahead = [], 0, None, None
+        pa.default_memory_pool().release_unused()
         self._sequence += 1
         return path
 
@@ -168,13 +169,16 @@ class PartWriter:
         return self.folder / f"day={self._day}" / name
 
 # %% ../../nbs/43a_serving.parts.ipynb #write-part
+ROW_GROUP = 8192  # rows: what a writer holds encoded at once
+
+
 def write_part(
     path: Path,
     table: pa.Table,
 ) -> Path:
     "Write a sealed part, whole or not at all."
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
     return atomic_write(path, sink.getvalue().to_pybytes())
 
 # %% ../../nbs/43a_serving.parts.ipynb #recover
