@@ -141,7 +141,9 @@ def boosted(make: str, task: str) -> tuple[bytes, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 4)).astype("float32")
     score = rows[:, 0] + rows[:, 1] ** 2
-    target = {"binary": (score > 1).astype(int), "multiclass": np.digitize(score, [0.5, 1.5]), "regression": score}[task]
+    target = {"binary": (score > 1).astype(int), "multiclass": np.digitize(score, [0.5, 1.5]), "regression": score}[
+        task
+    ]
     kind = "Regressor" if task == "regression" else "Classifier"
     if make == "lightgbm":
         fitted = getattr(pytest.importorskip("lightgbm"), f"LGBM{kind}")(n_estimators=8, verbose=-1, n_jobs=1)

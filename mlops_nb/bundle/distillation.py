@@ -16,7 +16,6 @@ from .fitting import answers_where_possible
 from .onnx import convert, signature_of
 from .parity import compare, open_graph, run_graph, tolerance_for
 from ..core.errors import Refused, require
-from ..data.columns import Column
 from ..data.contract import Contract
 from ..data.values import NULL_DAYS
 

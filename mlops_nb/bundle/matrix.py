@@ -6,11 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..core.display import Table
-from ..core.files import read_json
 
 # %% auto #0
 __all__ = ['matrix_table', 'at_parity']

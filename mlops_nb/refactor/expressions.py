@@ -23,7 +23,28 @@ from .values import NOTHING, Function, Object, Value, any_of, derive, join, list
 __all__ = ['decided', 'evaluate']
 
 # %% ../../nbs/33c_refactor.expressions.ipynb #attribute
-_OF_TABLES = frozenset(["values", "T", "array", "loc", "iloc", "at", "iat", "axes", "str", "dt", "cat", "flat", "real", "data", "style", "plot", "list", "struct"])
+_OF_TABLES = frozenset(
+    [
+        "values",
+        "T",
+        "array",
+        "loc",
+        "iloc",
+        "at",
+        "iat",
+        "axes",
+        "str",
+        "dt",
+        "cat",
+        "flat",
+        "real",
+        "data",
+        "style",
+        "plot",
+        "list",
+        "struct",
+    ]
+)
 
 
 def _attribute(

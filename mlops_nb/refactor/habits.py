@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .hygiene import Violation
 from .knowledge import CV_FUNCTIONS, is_metric
-from .source import Cell, Source, source_of
+from .source import Cell, Source
 
 # %% auto #0
 __all__ = ['MAX_DECLARATION', 'printed_results', 'pinned_in', 'unpinned_imports', 'unrun_cells']

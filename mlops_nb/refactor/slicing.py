@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 from mlops_nb.refactor.effects import (
     FITS,
-    RANDOM,
     SETTINGS,
     Analyst,
     Effects,

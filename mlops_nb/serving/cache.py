@@ -20,7 +20,6 @@ from .cascade import Answered, Scored
 from .dedup import row_keys, spread, take
 from .jobs import Shed
 from .rows import Block, join
-from .scoring import Output
 
 # %% auto #0
 __all__ = ['Key', 'Compute', 'single', 'singles', 'CacheCounts', 'LookUp', 'Shelf', 'AnswerCache', 'some', 'make_cache']
