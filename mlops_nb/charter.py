@@ -20,8 +20,9 @@ from .ledger import Ledger, actor_name
 
 # %% auto #0
 __all__ = ['Problem', 'Data', 'Performance', 'DataQuality', 'Reproducibility', 'Latency', 'Integration', 'Fairness', 'Security',
-           'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Deployment', 'Lighter', 'Charter', 'parse_charter',
-           'load_charter', 'Frozen', 'freeze_file', 'load_frozen', 'record_freeze', 'freeze', 'is_current']
+           'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Deployment', 'Lighter', 'OperatingPoint',
+           'Champion', 'Charter', 'parse_charter', 'load_charter', 'Frozen', 'freeze_file', 'load_frozen',
+           'record_freeze', 'freeze', 'is_current']
 
 # %% ../nbs/09_charter.ipynb #strict
 class _Part(BaseModel):
@@ -190,6 +191,32 @@ class Lighter(_Part):
     make: Literal["auto", "quantise", "distil", "baseline"] = "auto"  # auto: the lightest within the limit
     max_loss: float = Field(default=0.01, ge=0)
 
+# %% ../nbs/09_charter.ipynb #operating
+class OperatingPoint(_Part):
+    "Where the positive class begins, and for whom."
+
+    objective: Literal["auto", "cost", "recall", "f1"] = "auto"  # auto: what [business] says acting costs, else F1
+    false_positive: float = Field(default=0, ge=0)  # cost of calling a row that is no event
+    false_negative: float = Field(default=0, ge=0)  # cost of missing an event
+    recall: float | None = Field(default=None, gt=0, lt=1)  # least share of the events that must be called
+    segments: tuple[str, ...] = ()  # columns whose levels get a threshold of their own; the first that fits holds
+
+    @model_validator(mode="after")
+    def _complete(self) -> OperatingPoint:
+        if self.objective == "cost" and not (self.false_positive > 0 and self.false_negative > 0):
+            raise ValueError("objective 'cost' needs false_positive and false_negative above 0")
+        if self.objective == "recall" and self.recall is None:
+            raise ValueError("objective 'recall' needs the least recall, as in recall = 0.8")
+        return self
+
+# %% ../nbs/09_charter.ipynb #champion
+class Champion(_Part):
+    "The model that serves today, and how much worse the new one may be."
+
+    bundle: str = ""  # its folder, relative to the workspace; empty: the champion that the service routes to, if any
+    margin: float = Field(default=0.01, gt=0)  # of the promised metric; of its threshold, for an error without bounds
+    segments: tuple[str, ...] = ()  # columns within which they are compared too; empty: the fairness subgroups
+
 # %% ../nbs/09_charter.ipynb #charter
 class Charter(_Part):
     "The promises of one model."
@@ -203,6 +230,8 @@ class Charter(_Part):
     costs: Costs = Costs()
     deployment: Deployment = Deployment()
     lighter: Lighter = Lighter()
+    operating_point: OperatingPoint = OperatingPoint()
+    champion: Champion = Champion()
     expiry_months: int = Field(default=6, ge=1, le=36)
 
     @property
@@ -226,7 +255,7 @@ def load_charter(
     return parse_charter(read_toml(path, fix="run 'mlops-nb init' first"), Path(path).name)
 
 # %% ../nbs/09_charter.ipynb #frozen
-_ADDED = frozenset({"deployment", "lighter"})  # sections younger than the frozen form
+_ADDED = frozenset({"deployment", "lighter", "operating_point", "champion"})  # sections younger than the frozen form
 
 
 @dataclass(frozen=True)
