@@ -14,7 +14,8 @@ from ..core.documents import checked, read_toml
 from .drift import FLOOR, VISIBLE
 
 # %% auto #0
-__all__ = ['Change', 'WindowPlan', 'Policy', 'load_policy']
+__all__ = ['SEVERITIES', 'Change', 'WindowPlan', 'LookPlan', 'Indicator', 'Channel', 'Alerting', 'Retraining', 'Policy',
+           'load_policy']
 
 # %% ../../nbs/52_monitoring.policy.ipynb #change
 class _Part(BaseModel):
@@ -48,6 +49,90 @@ class WindowPlan(_Part):
     share: float = Field(gt=0, le=1)  # of the future split, taken in order
     changes: tuple[Change, ...] = ()
 
+# %% ../../nbs/52_monitoring.policy.ipynb #look
+class LookPlan(_Part):
+    "How the log of production is cut, and the plain rules."
+
+    every: Literal["hour", "day", "week", "month"] = "day"  # length of a window
+    windows: int = Field(default=12, ge=1, le=400)  # newest complete windows that a look judges
+    settle_minutes: float = Field(default=5, ge=0)  # after its end, until a window is complete
+    fresh_hours: float = Field(default=24, gt=0)  # without any record for longer: the feed is silent
+    refused: float = Field(default=0.05, gt=0, lt=1)  # share of refused rows that is a fault by itself
+    season: int = Field(default=1, ge=1, le=366)  # windows after which the pattern repeats: 7 for days of a week
+
+
+class Indicator(_Part):
+    "A business figure, kept within limits."
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    kind: str  # of the outcomes it is made of: revenue, complaint, ...
+    per: Literal["answer", "outcome"] = "answer"  # sum an answered row, or mean of the outcomes
+    wait_hours: float = Field(default=0, ge=0)  # after its end, until a window's outcomes are complete
+    alpha: float = Field(default=0.01, gt=0, lt=1)  # chance that a window without change lies outside
+    low: float | None = None  # fixed limits; none: those of the windows before
+    high: float | None = None
+
+# %% ../../nbs/52_monitoring.policy.ipynb #channel
+SEVERITIES = ("info", "warning", "error", "critical")  # as PagerDuty orders them
+_NEEDS = {"slack": "url", "pagerduty": "key_env", "webhook": "url", "email": "to"}
+
+
+class Channel(_Part):
+    "Where alerts are told, besides the ledger and the log."
+
+    kind: Literal["slack", "pagerduty", "webhook", "email"]
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9_.-]{0,40}$")  # default: the kind
+    url: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    url_env: str = ""  # environment variable that holds the address
+    key_env: str = ""  # environment variable that holds PagerDuty's routing key
+    to: str = ""  # e-mail: recipients, with commas
+    sender: str = "mlops-nb@localhost"
+    folder: str = "state/mail"  # e-mail: where the .eml files go, relative to the workspace
+    least: Literal["info", "warning", "error", "critical"] = "info"  # severity from which it is told here
+
+    @model_validator(mode="after")
+    def _complete(self) -> Channel:
+        need = _NEEDS[self.kind]
+        if not getattr(self, need) and not (need == "url" and self.url_env):
+            raise ValueError(
+                f"a channel of kind '{self.kind}' needs '{need}'" + (" or 'url_env'" if need == "url" else "")
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        "Its name."
+        return self.name or self.kind
+
+# %% ../../nbs/52_monitoring.policy.ipynb #alerting
+class Alerting(_Part):
+    "When an alert opens and whom it tells."
+
+    windows: int = Field(default=2, ge=1)  # that must show what may be chance ...
+    of: int = Field(default=3, ge=1, le=50)  # ... among so many of the latest
+    cooldown_hours: float = Field(default=24, ge=0)  # after telling it, before the same is told again
+    channel: tuple[Channel, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Alerting:
+        if self.windows > self.of:
+            raise ValueError(f"{self.windows} windows of {self.of} can never be")
+        names = [c.label for c in self.channel]
+        if len(set(names)) < len(names):
+            raise ValueError("two channels have the same name")
+        return self
+
+# %% ../../nbs/52_monitoring.policy.ipynb #retraining
+class Retraining(_Part):
+    "Whether a challenger may be trained without a person."
+
+    when: Literal["never", "trigger", "schedule"] = "never"
+    windows: int = Field(default=2, ge=1, le=50)  # trigger: newest judged windows that must all propose it
+    every_days: float = Field(default=30, gt=0)  # schedule
+    cooldown_days: float = Field(default=7, ge=0)  # trigger: after one, before the next
+    rows: int = Field(default=1000, ge=50)  # fewest labelled rows
+    past_days: float = Field(default=0, ge=0)  # how old a row may be; 0: any age
+
 # %% ../../nbs/52_monitoring.policy.ipynb #policy
 class Policy(_Part):
     "What is done after the decision."
@@ -55,13 +140,17 @@ class Policy(_Part):
     alpha: float = Field(default=0.05, gt=0, lt=1)  # chance that a window without change is called drift
     floor: float = Field(default=FLOOR, gt=0, lt=1)  # effects surely below it are no drift
     visible: float = Field(default=VISIBLE, gt=0, lt=1)  # an effect that a stable window would have shown
+    look: LookPlan = LookPlan()
+    kpi: tuple[Indicator, ...] = ()
+    alert: Alerting = Alerting()
+    retrain: Retraining = Retraining()
     window: tuple[WindowPlan, ...] = (WindowPlan(name="window-1", share=1.0),)
 
     @model_validator(mode="after")
     def _fits(self) -> Policy:
-        names = [w.name for w in self.window]
-        if len(set(names)) < len(names):
-            raise ValueError("two windows have the same name")
+        for what, names in (("windows", [w.name for w in self.window]), ("indicators", [k.name for k in self.kpi])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"two {what} have the same name")
         if sum(w.share for w in self.window) > 1 + 1e-9:
             raise ValueError("the shares of the windows exceed 1")
         return self
