@@ -6,12 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from mlops_nb.monitoring.sims import TOPICS as MONITORING
 from mlops_nb.poc.sims import TOPICS as POC
 from mlops_nb.stats.claims import run_topics
 from mlops_nb.value.sims import TOPICS as VALUE
 
 TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
-FLOORS = {"poc": POC, "value": VALUE}
+FLOORS = {"poc": POC, "monitoring": {**MONITORING}, "value": VALUE}
 
 
 def main() -> int:

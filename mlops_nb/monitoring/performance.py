@@ -24,7 +24,7 @@ from ..stats.profiles import Encoded, Profile, build_column
 
 # %% auto #0
 __all__ = ['ANSWER', 'window_of_log', 'with_status', 'input_columns', 'answer_kinds', 'answer_columns', 'with_answers',
-           'window_profile', 'truth_of', 'answers_of', 'Realised', 'realise']
+           'window_profile', 'truth_of', 'known_rows', 'answers_of', 'Realised', 'realise']
 
 # %% ../../nbs/54_monitoring.performance.ipynb #slice
 def window_of_log(
@@ -155,20 +155,28 @@ def _class_numbers(
     return [None if t is None else index.get(t if isinstance(t, str) else f"{t:g}") for t in truth]
 
 # %% ../../nbs/54_monitoring.performance.ipynb #answers
+def known_rows(
+    truth: list[str | float | None],  # One a row
+    target: Target,
+) -> list[int]:
+    "Rows whose outcome is known: a number, or one of the classes."
+    if target.task == "regression":
+        return [i for i, t in enumerate(truth) if isinstance(t, float | int)]
+    return [i for i, n in enumerate(_class_numbers(truth, target.classes)) if n is not None]
+
+
 def answers_of(
     log: pa.Table,  # Answered rows
     truth: list[str | float | None],  # One a row
     target: Target,
 ) -> Answers:  # Of the rows whose outcome is known
     "Answers beside what came true."
+    kept = known_rows(truth, target)
+    found = log.take(pa.array(kept, pa.int64()))
     if target.task == "regression":
-        kept = [i for i, t in enumerate(truth) if isinstance(t, float | int)]
-        found = log.take(pa.array(kept, pa.int64()))
         values = np.array([float(truth[i] or 0.0) for i in kept])
         return Answers("regression", values, value=found["value"].to_numpy().astype(np.float64))
     numbers = _class_numbers(truth, target.classes)
-    kept = [i for i, n in enumerate(numbers) if n is not None]
-    found = log.take(pa.array(kept, pa.int64()))
     index = {c: i for i, c in enumerate(target.classes)}
     return Answers(
         target.task,
