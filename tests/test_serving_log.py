@@ -88,7 +88,7 @@ def test_a_full_disk_costs_records_and_nothing_else(tmp_path: Path, monkeypatch:
 
     sink: Sink[int] = Sink(tmp_path, lambda items: [rows(*items)], SinkRules(flush_s=60))
     sink.append(1, 1)
-    monkeypatch.setattr(parts, "write_part", full)
+    monkeypatch.setattr(parts, "atomic_write", full)
     sink.flush()
     sink._seal()
     assert sink.counts.failures == 1

@@ -20,8 +20,8 @@ from .cost import CostModel
 from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt, count, deliver
 
 # %% auto #0
-__all__ = ['Finished', 'SLACK', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone', 'Executor', 'timed',
-           'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
+__all__ = ['Finished', 'SLACK', 'DOUBT_S', 'BACKLOG_S', 'REST_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
+           'Executor', 'timed', 'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
 class Lane:
@@ -30,6 +30,7 @@ class Lane:
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
         self._inbox: SimpleQueue[tuple[Callable[[], Any], Callable[[Any], None]] | None] = SimpleQueue()
+        self._free = threading.Event()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -39,7 +40,12 @@ class Lane:
         done: Callable[[Any], None],  # Runs on the loop with the result
     ) -> None:
         "Queue one batch."
+        self._free.clear()
         self._inbox.put((task, done))
+
+    def wait(self, timeout_s: float) -> None:
+        "Block until the batch is done, or for `timeout_s`."
+        self._free.wait(timeout_s)
 
     def stop(self) -> None:
         "Let the thread end after what it is doing."
@@ -48,6 +54,7 @@ class Lane:
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:
             result = item[0]()
+            self._free.set()
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(item[1], result)
 
@@ -181,6 +188,11 @@ class Executor:
         for piece in self.running or ():
             is_gone(piece.job, now, ready)
 
+    def rest(self, timeout_s: float) -> None:
+        "Leave the core to the thread until its batch is done, or for `timeout_s`."
+        if self._lane is not None and self.running is not None:
+            self._lane.wait(timeout_s)
+
     def expire(self, now: float) -> None:
         "Abandon the thread when its batch takes too long; the next batch gets a new one."
         if self._lane is None or self.running is None or now - self.started <= self._limits.timeout_s:
@@ -268,6 +280,7 @@ class Sweeper:
             self.start()
 
 # %% ../../nbs/41_serving.batching.ipynb #on-batch
+BACKLOG_S, REST_S = 0.05, 0.01  # who waits this long may be read so much later
 OnBatch = Callable[[list[Outcome], float, Exception | None], None]  # outcomes, seconds, the model's fault
 
 # %% ../../nbs/41_serving.batching.ipynb #batcher
@@ -303,6 +316,13 @@ class Batcher:
         self._queue.push(job := Job(rows, n, self._admission.check(n, now, deadline), future, now))
         self._schedule()
         return job
+
+    def rest(self) -> float:  # Seconds
+        "In a backlog, let requests gather while a batch runs: read one by one, each would take the core from it."
+        backlog, begin = self.backlog_s(), time.monotonic()
+        if backlog >= BACKLOG_S:
+            self._executor.rest(min(REST_S, backlog / 10))
+        return time.monotonic() - begin
 
     def _schedule(self) -> None:
         if not self._scheduled and self._executor.running is None:

@@ -101,7 +101,7 @@ def _timed(
 def batch_limit(
     timings: Mapping[int, float],  # Size to seconds
     *,
-    share: float = 0.9,  # Of the best measured rate that suffices
+    share: float = 0.98,  # Of the best measured rate that suffices
     longest_s: float = 0.05,  # A batch longer than this delays everybody behind it
     around_s: float = 0.0,  # What a batch costs outside of the model
 ) -> int:  # Rows

@@ -214,6 +214,7 @@ class Desk:
         self.open = engine.tracing is None  # with spans, each request has a way of its own
         self._counter: Counter | None = None
         self._waiting: list[Ticket] = []
+        self._rested_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, ticket: Ticket, client: str) -> None:
@@ -245,7 +246,9 @@ class Desk:
 
     def _turn(self) -> None:
         "End of a turn: sort what came, and begin to answer."
-        tickets, self._waiting, started = self._waiting, [], time.monotonic()
+        tickets, self._waiting, started = self._waiting, [], time.monotonic() - self._rested_s
+        if self._counter:
+            self._rested_s = self._counter.version.cascade.levels[0].batcher.rest()
         present = [t for t in tickets if not t.gone]
         self._engine.in_flight -= len(tickets) - len(present)
         for arm, group in by_arm(self._engine, present):

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 from ..core.files import atomic_write
 
 # %% auto #0
-__all__ = ['ROW_GROUP', 'to_frame', 'from_frames', 'WriteAhead', 'part_name', 'day_of', 'split_days', 'PartWriter', 'write_part',
-           'recover', 'prune', 'read_parts']
+__all__ = ['ROW_GROUP', 'to_frame', 'from_frames', 'WriteAhead', 'part_name', 'day_of', 'split_days', 'Draft', 'encode',
+           'write_part', 'PartWriter', 'recover', 'prune', 'read_parts']
 
 # %% ../../nbs/43a_serving.parts.ipynb #frames
 _HEAD = struct.Struct("<II")
@@ -121,6 +121,70 @@ def split_days(
         if end > start:
             yield day_of(int(times[start])), table.slice(start, end - start)
 
+# %% ../../nbs/43a_serving.parts.ipynb #draft
+ROW_GROUP = 8192  # rows
+
+
+class Draft:
+    "A part that grows."
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._waiting: list[pa.Table] = []  # of one schema
+        self._writer: pq.ParquetWriter | None = None
+        self._sink = pa.BufferOutputStream()
+        self._files: list[pa.Buffer] = []
+
+    def add(self, table: pa.Table) -> None:
+        "More rows."
+        if self._waiting and table.schema != self._waiting[0].schema:
+            self._write_group()
+        if self._writer is not None and table.schema != self._writer.schema:
+            self._end_file()
+        self._waiting.append(table)
+        self.rows += table.num_rows
+        if sum(t.num_rows for t in self._waiting) >= ROW_GROUP:
+            self._write_group()
+
+    def _write_group(self) -> None:
+        group, self._waiting = pa.concat_tables(self._waiting), []
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._sink, group.schema, compression="zstd")
+        self._writer.write_table(group)
+
+    def _end_file(self) -> None:
+        if self._waiting:
+            self._write_group()
+        if self._writer is not None:
+            self._writer.close()
+            self._files.append(self._sink.getvalue())
+            self._writer, self._sink = None, pa.BufferOutputStream()
+
+    def encoded(self) -> pa.Buffer:
+        "All rows as a Parquet file; more may still come."
+        self._end_file()
+        if len(self._files) > 1:
+            self._files = [encode([pq.read_table(pa.BufferReader(f)) for f in self._files])]
+        return self._files[0]
+
+
+def encode(
+    tables: Sequence[pa.Table],
+) -> pa.Buffer:
+    "Tables as one Parquet file, with the columns of all of them."
+    sink = pa.BufferOutputStream()
+    whole = pa.concat_tables(tables, promote_options="permissive")
+    pq.write_table(whole, sink, compression="zstd", row_group_size=ROW_GROUP)
+    return sink.getvalue()
+
+
+def write_part(
+    path: Path,
+    table: pa.Table,
+) -> Path:
+    "Write a sealed part, whole or not at all."
+    return atomic_write(path, encode([table]))
+
 # %% ../../nbs/43a_serving.parts.ipynb #writer
 class PartWriter:
     "Collects tables of one schema and seals them into parts."
@@ -135,10 +199,15 @@ class PartWriter:
     ) -> None:
         self.folder, self._safe, self._by = Path(folder), safe, by
         self._worker = f"{worker}.{secrets.token_hex(3)}"
-        self._sequence = self.rows = 0
-        self._tables: list[pa.Table] = []
+        self._sequence = 0
+        self._draft = Draft()
         self._day: date | None = None
         self._ahead: WriteAhead | None = None
+
+    @property
+    def rows(self) -> int:
+        "Rows of the next part."
+        return self._draft.rows
 
     def add(self, table: pa.Table) -> None:
         "Keep records for the next part."
@@ -149,37 +218,22 @@ class PartWriter:
             if self._safe:
                 self._ahead = self._ahead or WriteAhead(self._place(f".ahead-{self._worker}-{self._sequence:06d}"))
                 self._ahead.append(rows)
-            self._tables.append(rows)
-            self.rows += rows.num_rows
+            self._draft.add(rows)
 
     def seal(self) -> Path | None:  # None: nothing to seal
         "Write what was kept as one part."
-        if not self._tables:
+        if not self.rows:
             return None
-        path = self._place(part_name(self._worker, self._sequence))
-        write_part(path, pa.concat_tables(self._tables, promote_options="permissive"))
+        path = atomic_write(self._place(part_name(self._worker, self._sequence)), self._draft.encoded())
         if self._ahead:
             self._ahead.remove()
-        self._tables, self.rows, self._day, self._ahead = [], 0, None, None
+        self._draft, self._day, self._ahead = Draft(), None, None
         pa.default_memory_pool().release_unused()
         self._sequence += 1
         return path
 
     def _place(self, name: str) -> Path:
         return self.folder / f"day={self._day}" / name
-
-# %% ../../nbs/43a_serving.parts.ipynb #write-part
-ROW_GROUP = 8192  # rows: what a writer holds encoded at once
-
-
-def write_part(
-    path: Path,
-    table: pa.Table,
-) -> Path:
-    "Write a sealed part, whole or not at all."
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", row_group_size=ROW_GROUP)
-    return atomic_write(path, sink.getvalue().to_pybytes())
 
 # %% ../../nbs/43a_serving.parts.ipynb #recover
 def recover(

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any
 
 import onnxruntime
+import pyarrow as pa
 import uvicorn
 from pydantic import ValidationError
 
@@ -40,8 +41,8 @@ from .wire import wired
 
 # %% auto #0
 __all__ = ['CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'check_columns', 'bind', 'GracefulServer',
-           'last_connections', 'uvicorn_config', 'run_worker', 'worker_command', 'child_main', 'Supervisor', 'serve',
-           'about', 'main']
+           'last_connections', 'uvicorn_config', 'leave_pandas_out', 'run_worker', 'worker_command', 'child_main',
+           'Supervisor', 'serve', 'about', 'main']
 
 # %% ../../nbs/44k_serving.server.ipynb #checks
 def is_loopback(
@@ -232,6 +233,24 @@ def uvicorn_config(
         ssl_keyfile=settings.serve_tls_key or None,
     )
 
+# %% ../../nbs/44k_serving.server.ipynb #leave-pandas-out
+class _NoPandas:
+    "A finder of modules that finds everything but pandas."
+
+    @staticmethod
+    def find_spec(name: str, *_: Any) -> None:
+        "Stop the search where pandas is wanted."
+        if name == "pandas":
+            raise ModuleNotFoundError("a server has no use for it", name=name)
+
+
+def leave_pandas_out() -> None:
+    "Have pyarrow look for pandas while there is none to be found."
+    if "pandas" not in sys.modules:
+        sys.meta_path.insert(0, _NoPandas)
+        pa.array([])
+        sys.meta_path.remove(_NoPandas)
+
 # %% ../../nbs/44k_serving.server.ipynb #run-worker
 def run_worker(
     app: App,
@@ -239,6 +258,7 @@ def run_worker(
     sock: socket.socket,
 ) -> int:  # Exit code
     "Serve until a signal says stop."
+    leave_pandas_out()
     server = GracefulServer(uvicorn_config(app, settings, wired(app.engine)), app, max(settings.serve_drain_s, 0.2))
     try:
         server.run(sockets=[sock])
