@@ -9,19 +9,26 @@ from hypothesis import strategies as st
 
 from mlops_nb.bundle.contents import (
     base_rate,
-    best_f1,
-    break_even,
     choose_thresholds,
     explanation_baseline,
     licences,
     loss,
 )
-from mlops_nb.charter import Business
+from mlops_nb.charter import Business, parse_charter
 from mlops_nb.data.columns import Column
 from mlops_nb.data.contract import Contract, Target
+from mlops_nb.poc.operating import best_f1, break_even
 
 BINARY = Contract((Column("x", "number"),), Target("y", "binary", ("No", "Yes"), "Yes"))
 NUMBER = Contract((Column("x", "number"),), Target("y", "regression"))
+CHARTER = parse_charter(
+    {
+        "problem": {"name": "t"},
+        "data": {"file": "t.csv", "target": "y", "task": "binary"},
+        "criteria": {"performance": {"threshold": 0.8}},
+    },
+    "charter.toml",
+)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=2, max_size=60))
@@ -50,9 +57,9 @@ def test_no_money_or_no_gain_is_no_threshold() -> None:
 
 
 def test_only_two_classes_have_a_threshold() -> None:
-    assert choose_thresholds(NUMBER, Business(), np.zeros(3), np.zeros((3, 1))).default is None
+    assert choose_thresholds(NUMBER, CHARTER, np.zeros(3), np.zeros((3, 1)), {}).default is None
     p = np.array([[0.9, 0.1], [0.2, 0.8]])
-    assert choose_thresholds(BINARY, Business(), np.array([0, 1]), p).default == pytest.approx(0.45)
+    assert choose_thresholds(BINARY, CHARTER, np.array([0, 1]), p, {}).default == pytest.approx(0.45)
 
 
 def test_base_rates() -> None:

@@ -13,61 +13,38 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .parts import Answer, Rule, Thresholds
-from ..charter import Business, Charter
+from .parts import Answer, Rule, Segment, Thresholds
+from ..charter import Charter
 from ..core.messages import number, text
 from ..data.columns import Column
 from ..data.contract import Contract
 from ..poc.metrics import Answers, metric_for, metrics_of
+from ..poc.operating import aim_of, break_even, choose_cut, segment_cuts
 
 # %% auto #0
-__all__ = ['Ask', 'LEVELS', 'BACKGROUND_ROWS', 'MADE_WITH', 'RUNS_WITH', 'break_even', 'best_f1', 'choose_thresholds',
-           'base_rate', 'loss', 'explanation_baseline', 'environment', 'licences', 'measured_lines', 'card',
-           'foreign_card']
+__all__ = ['Ask', 'LEVELS', 'BACKGROUND_ROWS', 'MADE_WITH', 'RUNS_WITH', 'choose_thresholds', 'base_rate', 'loss',
+           'explanation_baseline', 'environment', 'licences', 'measured_lines', 'card', 'foreign_card']
 
 # %% ../../nbs/38b_bundle.contents.ipynb #threshold
-def break_even(
-    business: Business,
-) -> float | None:  # None when the charter gives no money, or acting never pays
-    "The probability from which acting pays."
-    gain = business.value_per_action * business.uptake
-    if gain <= 0 or not 0 < business.action_cost < gain:
-        return None
-    return business.action_cost / gain
-
-
-def best_f1(
-    positive: NDArray[np.bool_],  # [n]
-    probability: NDArray[np.float64],  # [n]
-) -> float:  # 0.5 when there is nothing to learn from
-    "The threshold with the best F1, halfway to the next lower probability."
-    order = np.argsort(-probability, kind="stable")
-    ranked, hits = probability[order], np.cumsum(positive[order])
-    f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + positive.sum())
-    ends = np.append(ranked[1:] < ranked[:-1], True)
-    if not positive.any() or positive.all():
-        return 0.5
-    best = int(np.argmax(np.where(ends, f1, -1.0)))
-    below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
-    return round(float(ranked[best] + below) / 2, 6)
-
-
 def choose_thresholds(
     contract: Contract,
-    business: Business,
+    charter: Charter,
     target: NDArray[Any],  # Class indices of the validation rows
     probability: NDArray[np.float64],  # [n, k]
+    encoded: Mapping[str, NDArray[Any]],  # Inputs of the same rows
 ) -> Thresholds:
     "The thresholds of a bundle; none unless the task is binary."
     if contract.target.task != "binary":
         return Thresholds(method="none")
-    positive = contract.target.classes.index(contract.target.positive)
-    cut = break_even(business)
-    if cut is not None:
-        return Thresholds(round(cut, 6), contract.target.positive, method="break-even")
-    return Thresholds(
-        best_f1(target == positive, probability[:, positive]), contract.target.positive, method="f1-valid"
-    )
+    name, aim = contract.target.positive, aim_of(charter)
+    positive = contract.target.classes.index(name)
+    events, p = target == positive, np.asarray(probability[:, positive], dtype=np.float64)
+    cuts = segment_cuts(aim, events, p, encoded, charter.operating_point.segments)
+    segments = tuple(Segment(c.column, c.value, c.threshold) for c in cuts)
+    pays = break_even(charter.business) if aim.name == "break-even" else None
+    if pays is not None:
+        return Thresholds(round(pays, 6), name, segments, aim.name)
+    return Thresholds(choose_cut(aim, events, p), name, segments, f"{aim.name}-valid")
 
 # %% ../../nbs/38b_bundle.contents.ipynb #rule
 def base_rate(

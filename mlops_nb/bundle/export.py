@@ -302,7 +302,7 @@ def _thresholds(
 ) -> Thresholds:
     "Where the graph's answers are cut."
     found = run_graph(open_graph(proof.graph), inputs.tensors(inputs.encoded), inputs.signature)
-    return choose_thresholds(inputs.contract, inputs.charter.business, inputs.target, found)
+    return choose_thresholds(inputs.contract, inputs.charter, inputs.target, found, inputs.encoded)
 
 
 def _graph_files(

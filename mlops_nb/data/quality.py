@@ -20,7 +20,8 @@ from .frames import encode_frame, labels
 from .repeats import CHANCE, expected_equals, find_repeats, row_keys
 
 # %% auto #0
-__all__ = ['WORST', 'BINS', 'SUSPECT', 'completeness', 'duplicates', 'leakage', 'freshness', 'dominance', 'measure_quality']
+__all__ = ['WORST', 'BINS', 'SUSPECT', 'completeness', 'duplicates', 'leakage', 'freshness', 'dominance', 'conflicts',
+           'future_rows', 'later_inputs', 'measure_quality']
 
 # %% ../../nbs/13b_data.quality.ipynb #typing
 if TYPE_CHECKING:
@@ -164,6 +165,49 @@ def dominance(
     whole = Fact("quality.dominance", top[0][1], n=len(other), method="lambda" if count else "r2 of ranks")
     return (whole, *(replace(whole, id=f"quality.dominance/{n}", value=v) for n, v in top))
 
+# %% ../../nbs/13b_data.quality.ipynb #conflicts
+def conflicts(
+    contract: Contract,
+    frame: pd.DataFrame,  # Settled rows, each with a target
+) -> tuple[Fact, ...]:  # Empty for a regression, whose values may differ
+    "How many rows have a copy of another class."
+    if not contract.target.classes:
+        return ()
+    found, target = find_repeats(frame, contract.feature_names), frame[contract.target.name]
+    unlike = np.zeros(len(frame), dtype=bool)
+    suspect = found.expected < CHANCE
+    if suspect.any():
+        classes = target[suspect].groupby(found.keys[suspect]).transform("nunique")
+        unlike[suspect] = classes.to_numpy() > 1
+    return (Fact("quality.conflicts", float(unlike.mean()), n=len(frame), method="copies"),)
+
+# %% ../../nbs/13b_data.quality.ipynb #order
+def future_rows(
+    contract: Contract,
+    train: pd.DataFrame,  # Settled rows
+    test: pd.DataFrame,  # Settled rows
+) -> tuple[Fact, ...]:  # Empty without a column of time
+    "How many training rows are later than the first test row."
+    if not contract.time or not len(test):
+        return ()
+    later = train[contract.time] > test[contract.time].min()
+    return (Fact("quality.future_rows", float(later.mean()), n=len(train), method="count"),)
+
+
+def later_inputs(
+    contract: Contract,
+    frame: pd.DataFrame,  # Settled rows
+) -> tuple[Fact, ...]:  # One for each input of dates that is ever later
+    "How often an input is later than the moment of its row."
+    if not contract.time or frame[contract.time].dtype.kind != "M":
+        return ()
+    shares = {
+        c.name: float((frame[c.name] > frame[contract.time]).mean())
+        for c in contract.columns
+        if c.kind == "datetime" and c.name != contract.time and frame[c.name].dtype.kind == "M"
+    }
+    return tuple(Fact(f"quality.later/{n}", v, n=len(frame), method="count") for n, v in shares.items() if v)
+
 # %% ../../nbs/13b_data.quality.ipynb #measure
 def measure_quality(
     contract: Contract,
@@ -172,10 +216,14 @@ def measure_quality(
     today: date | None = None,  # UTC; default: now
 ) -> tuple[Fact, ...]:
     "Every figure about the data that the scorecard and the AUDIT page use."
+    known = frame[frame[contract.target.name].notna()]
     return (
         *completeness(contract, frame),
         *duplicates(contract, frame),
+        *conflicts(contract, known),
         leakage(contract, parts["train"], parts["test"]),
         *freshness(contract, frame, today),
+        *future_rows(contract, parts["train"], parts["test"]),
+        *later_inputs(contract, frame),
         *dominance(contract, parts["train"], parts["valid"]),
     )

@@ -99,8 +99,17 @@ _JUDGE = (
     Stage(
         "probe",
         "mlops_nb.trial.probes:run_probe",
-        deps=("bundles", "evidence/export.json", "splits/valid.parquet", "charter.frozen.json"),
-        outs=("evidence/probe.json",),
+        deps=(
+            "bundles",
+            "src",
+            "contract.json",
+            "evidence/export.json",
+            "splits/train.parquet",
+            "splits/valid.parquet",
+            "splits/test.parquet",
+            "charter.frozen.json",
+        ),
+        outs=("evidence/probe.json", "evidence/champion.predictions.parquet"),
     ),
     Stage(
         "score",
@@ -114,6 +123,7 @@ _JUDGE = (
             "evidence/trial.json",
             "evidence/trial.predictions.parquet",
             "evidence/probe.json",
+            "evidence/champion.predictions.parquet",
             "splits/train.parquet",
             "splits/valid.parquet",
             "splits/test.parquet",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['read_answers', 'HeldOut', 'predictions_file', 'read_held_out', 'Case', 'open_case']
+__all__ = ['read_answers', 'HeldOut', 'predictions_file', 'champion_file', 'read_held_out', 'Case', 'open_case']
 
 # %% ../../nbs/26b_poc.case.ipynb #columns
 def _column(
@@ -78,6 +78,7 @@ class HeldOut:
     answers: Answers
     rows: pd.DataFrame  # the same rows, as the split holds them
     unanswered: int  # rows of test without an answer
+    positions: NDArray[np.int64] | None = None  # of the rows in the test split; None: all of them, in order
 
 
 def predictions_file(
@@ -85,6 +86,13 @@ def predictions_file(
 ) -> Path:
     "Where the trial leaves the server's answers to the held-out rows."
     return ws.evidence / "trial.predictions.parquet"
+
+
+def champion_file(
+    ws: Workspace,
+) -> Path:
+    "Where the probe leaves the champion's answers to the held-out rows; an empty table when there is no champion."
+    return ws.evidence / "champion.predictions.parquet"
 
 
 def read_held_out(
@@ -105,7 +113,7 @@ def read_held_out(
         )
     rows = test.iloc[position].reset_index(drop=True)
     answers = read_answers(table, contract, labels(contract, rows), ws.relative(file))
-    return HeldOut(answers, rows, len(test) - len(rows))
+    return HeldOut(answers, rows, len(test) - len(rows), position)
 
 # %% ../../nbs/26b_poc.case.ipynb #case
 @dataclass(frozen=True)

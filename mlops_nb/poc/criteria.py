@@ -27,12 +27,13 @@ from mlops_nb.poc.verdict import (
     judge_band,
     together,
 )
-from ..stats.intervals import Interval, to_fact
+from ..stats.intervals import Interval, spread, to_fact
 from ..stats.planning import least_rows
 
 # %% auto #0
-__all__ = ['Found', 'DUPLICATES_NO_GO', 'LEAKAGE_NO_GO', 'STALE_NO_GO', 'DOMINANT', 'DISGUISED', 'ANSWERED', 'Scored', 'scored',
-           'without_evidence', 'fact_or_none', 'data_quality', 'reproducibility', 'latency', 'integration', 'rollback']
+__all__ = ['Found', 'DUPLICATES_NO_GO', 'LEAKAGE_NO_GO', 'STALE_NO_GO', 'CONFLICTS', 'LATER', 'DOMINANT', 'DISGUISED', 'ANSWERED',
+           'Scored', 'scored', 'without_evidence', 'fact_or_none', 'data_quality', 'reproducibility', 'latency',
+           'integration', 'rollback']
 
 # %% ../../nbs/26a_poc.criteria.ipynb #scored
 @dataclass(frozen=True)
@@ -91,10 +92,21 @@ def _number(
 ) -> float:
     return float(fact.value) if isinstance(fact.value, int | float) else math.nan
 
+
+def _as_interval(
+    fact: Fact,
+) -> Interval:
+    "A fact as an interval; without bounds it is open on both sides."
+    low = -math.inf if fact.low is None else fact.low
+    high = math.inf if fact.high is None else fact.high
+    return Interval(_number(fact), low, high, fact.level or 0.9, fact.method, fact.n or 0)
+
 # %% ../../nbs/26a_poc.criteria.ipynb #bands
 DUPLICATES_NO_GO = 0.10
 LEAKAGE_NO_GO = 0.05
 STALE_NO_GO = 2.0  # times the promised age
+CONFLICTS = 0.01  # rows that have a copy of another class
+LATER = 0.01  # rows in which an input is later than their own moment
 DOMINANT, DISGUISED = 0.90, 0.98  # part of the naive error that one input removes
 
 
@@ -162,10 +174,26 @@ def _dominance(
             found.append((replace(fact, threshold=DOMINANT), verdict))
     return found
 
+# %% ../../nbs/26a_poc.criteria.ipynb #order
+def _order_and_labels(
+    evidence: Evidence,
+) -> list[tuple[Fact, Verdict]]:
+    "Rows of the future in train, inputs from after the decision, copies with other labels: what is wrong of it."
+    limits = {"future_rows": (0.0, LEAKAGE_NO_GO), "later": (LATER, 1.0), "conflicts": (CONFLICTS, 1.0)}
+    found = []
+    for fact in evidence.facts:
+        name = fact.key.removeprefix("fact.quality.")
+        if name in limits and fact.value is not None:
+            verdict = judge_band(_number(fact), *limits[name], f"score.{name}", {"column": fact.qualifier})
+            if verdict.state != GO:
+                found.append((replace(fact, threshold=limits[name][0]), verdict))
+    return found
+
 
 def data_quality(
     charter: Charter,
     found: Found,
+    more: Iterable[tuple[Fact, Verdict]] = (),  # what was seen on the splits themselves
 ) -> Scored:
     "Judge the table the model was made from."
     evidence = found.get("data")
@@ -176,6 +204,8 @@ def data_quality(
         *_copies(charter, evidence),
         *_freshness(charter, evidence),
         *_dominance(evidence),
+        *_order_and_labels(evidence),
+        *more,
     ]
     have = {f.key for f, _ in parts}
     for key in ("completeness", "duplicates", "leakage"):
@@ -201,21 +231,16 @@ def reproducibility(
     if len(runs) < promise.runs:
         told = Message("score.reproducibility.few", {"n": len(runs), "need": promise.runs})
         return scored("reproducibility", charter, Verdict(NOT_ASSESSED, told, promise.runs), runs, _named(evidence))
-    verdict, spread = judge_stability([_number(f) for f in runs], promise.spread)
-    first = (to_fact(spread, "reproducibility.spread", "", promise.spread, verdict.state),) if spread else ()
-    return scored("reproducibility", charter, verdict, (*first, *runs), _named(evidence))
+    values, seed = [_number(f) for f in runs], fact_or_none(evidence, "stability.seed")
+    verdict, _ = judge_stability(values, promise.spread, _as_interval(seed) if seed else None)
+    whole = to_fact(spread(values), "reproducibility.spread")
+    beside = (f for k in ("rows", "residual") if (f := fact_or_none(evidence, f"stability.{k}")))
+    first = replace(seed or whole, threshold=promise.spread, state=verdict.state)
+    facts = (first, *((*beside, whole) if seed else ()), *runs)
+    return scored("reproducibility", charter, verdict, facts, _named(evidence))
 
 # %% ../../nbs/26a_poc.criteria.ipynb #as-interval
 ANSWERED = 0.99  # share of the requests without which the percentiles say too little
-
-
-def _as_interval(
-    fact: Fact,
-) -> Interval:
-    "A fact as an interval; without bounds it is open on both sides."
-    low = -math.inf if fact.low is None else fact.low
-    high = math.inf if fact.high is None else fact.high
-    return Interval(_number(fact), low, high, fact.level or 0.9, fact.method, fact.n or 0)
 
 
 def _under_load(
@@ -240,7 +265,8 @@ def latency(
     p99 = fact_or_none(evidence, "latency.p99") if evidence else None
     if evidence is None or p99 is None:
         return without_evidence("latency", charter, "trial")
-    beside = [f for q in ("p50", "p95") if (f := fact_or_none(evidence, f"latency.{q}"))]
+    quantiles = ("p50", "p95", "p50/x10", "p95/x10", "p99/x10")  # x10: at ten times the expected load, a rehearsal
+    beside = [f for q in quantiles if (f := fact_or_none(evidence, f"latency.{q}"))]
     if (p99.n or 0) < least_rows(0.99) or p99.high is None:
         told = Message("score.latency.few", {"n": p99.n or 0, "need": least_rows(0.99), "threshold": promise.p99_ms})
         verdict = Verdict(NOT_ASSESSED, told, least_rows(0.99))

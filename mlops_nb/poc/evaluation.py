@@ -387,12 +387,15 @@ def runs_that_decide(
 def judge_stability(
     values: Sequence[float],  # the promised metric, one a run
     limit: float,  # largest standard deviation
-) -> tuple[Verdict, Interval | None]:
+    seed: Interval | None = None,  # the part of the spread that is the seed's; None: nobody told the parts apart
+) -> tuple[Verdict, Interval | None]:  # the interval that was judged
     "Judge how much the metric moves from run to run."
     if len(values) < 2:
         return Verdict(NOT_ASSESSED, Message("score.reproducibility.few", {"n": len(values)}), 3), None
-    found = spread(values)
-    return judge(found, limit, "score.reproducibility", False, runs_that_decide(found, limit)), found
+    whole = spread(values)
+    found, chance = seed or whole, max(whole.value**2 - seed.value**2, 0.0) if seed else 0.0
+    needed = runs_that_decide(whole, math.sqrt(limit**2 + chance))
+    return judge(found, limit, "score.reproducibility", False, needed), found
 
 # %% ../../nbs/24_poc.evaluation.ipynb #evaluation
 @dataclass(frozen=True)

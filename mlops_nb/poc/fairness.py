@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import NormalDist
@@ -21,7 +21,7 @@ from ..core.facts import Fact
 from ..core.messages import Message
 from .evaluation import counted_rows
 from .metrics import Answers, Metric
-from .verdict import CONDITIONAL, GO, NOT_ASSESSED, STATES, Verdict, judge, number_args, together
+from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, STATES, Verdict, judge, number_args, together
 from ..stats.intervals import LEVEL, Interval, difference, to_fact
 from ..stats.planning import scaled_rows
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['MOST_LEVELS', 'FEWEST', 'group_labels', 'Group', 'joint_level', 'measure_groups', 'gap', 'judge_groups', 'Fairness',
-           'judge_fairness']
+__all__ = ['MOST_LEVELS', 'FEWEST', 'POWER', 'CUT_BY', 'DROWNED', 'group_labels', 'Group', 'joint_level', 'measure_groups', 'gap',
+           'judge_groups', 'rows_to_tell', 'hints', 'Fairness', 'judge_fairness']
 
 # %% ../../nbs/25_poc.fairness.ipynb #groups
 MOST_LEVELS = 8  # different numbers beyond which a column is cut into quarters
@@ -154,6 +154,76 @@ def judge_groups(
         return Verdict(CONDITIONAL, Message("score.fairness.left-out", told), FEWEST)
     return verdict
 
+# %% ../../nbs/25_poc.fairness.ipynb #power
+POWER = 0.80
+
+
+def rows_to_tell(
+    metric: Metric,
+    a: Answers,
+    groups: int,
+    limit: float,  # the gap the charter forbids
+) -> int | None:  # None when the metric does not exist on these rows
+    "Rows every group needs so that a fair model passes in four cases of five."
+    from scipy.stats import studentized_range
+
+    try:
+        whole = metric.measure(a, LEVEL)
+    except InputError:
+        return None
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    spread = (whole.high - whole.low) / 2 / z * math.sqrt(len(a))
+    if not math.isfinite(spread) or groups < 2:
+        return None
+    reach = float(studentized_range.ppf(POWER, groups, np.inf)) + z * math.sqrt(2)
+    return max(FEWEST, math.ceil((spread * reach / limit) ** 2))
+
+# %% ../../nbs/25_poc.fairness.ipynb #hints
+CUT_BY = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "false_positive_rate",
+    "selection_rate",
+)
+DROWNED = 1.5  # an equal share of the rows is so many times the group's
+
+
+def _worst(
+    metric: Metric,
+    groups: Iterable[Group],
+) -> Group | None:
+    "The measured group that is served worst."
+    sign = 1 if metric.higher_is_better else -1
+    return min((g for g in groups if g.alone), key=lambda g: sign * (g.alone.value if g.alone else 0), default=None)
+
+
+def hints(
+    metric: Metric,
+    a: Answers,
+    groups: Sequence[Group],
+    column: str,
+    verdict: Verdict,
+    limit: float,
+) -> Iterator[Message]:
+    "What a person can do about a column that is no go."
+    need, smallest = rows_to_tell(metric, a, len(groups), limit), min(groups, key=lambda g: g.rows, default=None)
+    if need and smallest and smallest.rows < need and verdict.state in (CONDITIONAL, NOT_ASSESSED):
+        told = {"column": column, "group": smallest.name, "n": smallest.rows, "need": need, "limit": limit}
+        yield Message("score.fairness.power", told)
+    worst = _worst(metric, groups)
+    if worst is None or verdict.state not in (CONDITIONAL, NO_GO):
+        return
+    told = {"column": column, "group": worst.name, "metric": metric.name}
+    if metric.name in CUT_BY and a.task == "binary":
+        yield Message("score.fairness.hint.threshold", told)
+    weight = sum(g.rows for g in groups) / len(groups) / max(worst.rows, 1)
+    if weight >= DROWNED:
+        yield Message("score.fairness.hint.weights", {**told, "weight": weight})
+
 # %% ../../nbs/25_poc.fairness.ipynb #facts
 def _group_facts(
     metric: Metric,
@@ -181,13 +251,30 @@ def _gap_fact(
         to_fact(found, id, "", limit, state) if found else Fact(id, None, threshold=limit, state=state or NOT_ASSESSED)
     )
 
+# %% ../../nbs/25_poc.fairness.ipynb #need
+_UNDECIDED = (CONDITIONAL, NOT_ASSESSED)
+
+
+def _need_fact(
+    metric: Metric,
+    a: Answers,
+    groups: Sequence[Group],
+    column: str,
+    limit: float,
+) -> Fact:
+    "Rows every group needs; n is what the smallest has."
+    smallest = min((g.rows for g in groups), default=0)
+    need = rows_to_tell(metric, a, len(groups), limit)
+    return Fact(f"fairness.rows_needed/{column}", need, "rows", method="studentised-range", n=smallest, threshold=limit)
+
 # %% ../../nbs/25_poc.fairness.ipynb #fairness
 @dataclass(frozen=True)
 class Fairness:
     "Every declared column, judged on the promised metric."
 
     verdict: Verdict
-    facts: tuple[Fact, ...]  # promised gaps first, then groups, then the gaps beside them
+    facts: tuple[Fact, ...]  # promised gaps first, then the rows that would tell, groups, and the gaps beside them
+    hints: tuple[Message, ...] = ()  # what a person can do about it
 
 
 def judge_fairness(
@@ -205,9 +292,11 @@ def judge_fairness(
     promised = [_gap_fact(metric, g, c, limit, verdicts[c].state) for c, g in measured.items()]
     promised.sort(key=lambda f: -STATES.index(f.state))
     groups = [f for c, g in measured.items() for f in _group_facts(metric, g, c)]
+    need = [_need_fact(metric, a, g, c, limit) for c, g in measured.items() if verdicts[c].state in _UNDECIDED]
+    told = tuple(m for c, g in measured.items() for m in hints(metric, a, g, c, verdicts[c], limit))
     beside: list[Fact] = []
     for other in (m for m in reported if m.name != metric.name):
         for c, labels in columns.items():
             found = measure_groups(other, a, labels, len(columns))
             beside += [_gap_fact(other, found, c), *_group_facts(other, found, c)]
-    return Fairness(together(verdicts.values()), (*promised, *groups, *beside))
+    return Fairness(together(verdicts.values()), (*promised, *need, *groups, *beside), told)

@@ -25,6 +25,7 @@ from ..data.contract import Contract, load_contract
 from ..data.frames import labels
 from .execution import execute_notebook
 from .metrics import Answers, Metric, metric_for, metrics_of
+from .stability import decompose, stability_facts
 from .tracking import Run, track, versions
 
 if TYPE_CHECKING:
@@ -220,6 +221,17 @@ def _spread(
     sd = statistics.stdev(values)
     return Fact("poc.spread", sd, n=len(runs), method="standard deviation over seeds", threshold=threshold)
 
+# %% ../../nbs/23b_poc.runs.ipynb #parts
+def _parts(
+    runs: list[SeedRun],
+    metric: Metric,
+) -> tuple[Fact, ...]:  # empty when the metric does not exist on some of the rows
+    "How much of that spread is the seed's, and how much the rows'."
+    try:
+        return stability_facts(decompose(metric, [run.model for run in runs]))
+    except InputError:
+        return ()
+
 # %% ../../nbs/23b_poc.runs.ipynb #run-data
 def _run_data(
     ws: Workspace,
@@ -260,6 +272,6 @@ def run_poc(
         "seeds": [_run_data(ws, run, id) for run, id in zip(runs, ids, strict=True)],
         "environment": versions(),
     }
-    evidence = Evidence("poc", (*facts, _spread(runs, metric, again.spread)), data, inputs)
+    evidence = Evidence("poc", (*facts, _spread(runs, metric, again.spread), *_parts(runs, metric)), data, inputs)
     write_evidence(ws, evidence)
     return evidence

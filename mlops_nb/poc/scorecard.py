@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,18 @@ from ..core.hashing import sha256_file
 from ..core.messages import Message, label, number
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from ..data.frames import labels
-from .case import Case, HeldOut, open_case, predictions_file
+from .amendments import check_promises
+from mlops_nb.poc.beside import (
+    across_the_split,
+    compared,
+    doubted_labels,
+    group_columns,
+    learning,
+    operating,
+    shipped_run,
+)
+from .case import Case, champion_file, open_case, predictions_file
+from .champion import Compared
 from .checklist import Known, checklist
 from mlops_nb.poc.criteria import (
     Scored,
@@ -36,9 +47,9 @@ from mlops_nb.poc.criteria import (
     without_evidence,
 )
 from .evaluation import evaluate, gain
-from .fairness import group_labels, judge_fairness
+from .fairness import judge_fairness
 from .metrics import Metric, metric_for
-from .runs import read_run
+from .runs import SeedRun
 from mlops_nb.poc.security import (
     find_pickles,
     find_secrets,
@@ -50,32 +61,24 @@ from mlops_nb.poc.security import (
 )
 from .segments import segment_facts, segment_rows, weak_segments
 from .strategy import advise
-from .verdict import CONDITIONAL, CRITERIA, GO, Verdict, strongest
+from .verdict import CONDITIONAL, CRITERIA, GO, Verdict, strongest, together
 from ..stats.intervals import to_fact
 
 # %% auto #0
-__all__ = ['SHIPPED_SEED', 'AXES', 'baseline_gain', 'performance', 'fairness', 'working_files', 'judged_files',
-           'production_packages', 'security', 'score', 'score_evidence', 'run_score', 'Scorecard', 'scorecard']
+__all__ = ['AXES', 'baseline_gain', 'performance', 'fairness', 'quality', 'working_files', 'judged_files', 'production_packages',
+           'security', 'score', 'score_evidence', 'run_score', 'Scorecard', 'scorecard']
 
 # %% ../../nbs/27_poc.scorecard.ipynb #gain
-SHIPPED_SEED = 0  # the run whose model is exported
-
-
 def baseline_gain(
-    case: Case,
+    run: SeedRun | None,  # the shipped one
     metric: Metric,
 ) -> Fact | None:  # None when the notebook left no baseline, or the metric does not exist on these rows
     "What the model adds to the baseline on the same rows."
-    valid, run_file = case.ws.split("valid"), case.ws.runs / f"seed-{SHIPPED_SEED}" / "predictions.parquet"
-    if not (valid.exists() and run_file.exists()):
-        return None
-    truth = labels(case.contract, require("pandas", "lab").read_parquet(valid))
     try:
-        run = read_run(case.ws, case.contract, SHIPPED_SEED, truth)
-        found = gain(metric, run.model, run.baseline)
+        found = gain(metric, run.model, run.baseline) if run else None
     except InputError:
         return None
-    return to_fact(found, "performance.gain", threshold=0.0)
+    return to_fact(found, "performance.gain", threshold=0.0) if found else None
 
 # %% ../../nbs/27_poc.scorecard.ipynb #performance
 def _train_truth(
@@ -89,44 +92,57 @@ def _train_truth(
     return labels(case.contract, require("pandas", "lab").read_parquet(file, columns=[target]))
 
 
+def _below_baseline(
+    more: Fact | None,  # the gain
+) -> Verdict | None:
+    "A condition when the simplest model is clearly better."
+    if more is None or more.high is None or more.high >= 0:
+        return None
+    told = {"value": more.value, "high": more.high}
+    return Verdict(CONDITIONAL, Message("score.performance.below-baseline", told))
+
+
+def _weighed(
+    promise: Verdict,
+    *others: Verdict | None,  # what else can speak against the model
+) -> Verdict:
+    "The promise first; of the others only what is not a go."
+    return together((promise, *(v for v in others if v and v.state != GO)))
+
+
 def performance(
     case: Case,
 ) -> Scored:
-    "Judge the promised metric on the held-out rows."
+    "Judge the promised metric on the held-out rows, then what stands beside it."
     if case.held is None:
         return without_evidence("performance", case.charter, "trial")
     promise = case.charter.criteria.performance
     metric = metric_for(promise.metric, case.contract.target.task)
-    found, more = (
-        evaluate(metric, case.held.answers, _train_truth(case), promise.threshold),
-        baseline_gain(case, metric),
+    found = evaluate(metric, case.held.answers, _train_truth(case), promise.threshold)
+    more, beside, cuts = baseline_gain(shipped_run(case), metric), compared(case, metric), operating(case)
+    verdict = _weighed(
+        found.performance.verdict, beside.verdict if beside else None, cuts.verdict, _below_baseline(more)
     )
-    verdict = found.performance.verdict
-    if more and more.high is not None and more.high < 0 and verdict.state == GO:
-        verdict = Verdict(
-            CONDITIONAL, Message("score.performance.below-baseline", {"value": more.value, "high": more.high})
-        )
     searched = weak_segments(metric, case.held.answers, case.held.rows, (c.name for c in case.contract.columns))
-    facts = (*found.facts[:1], *((more,) if more else ()), *found.facts[1:], *segment_facts(searched))
-    hashes = case.hashes(predictions_file(case.ws), case.ws.split("test"))
-    return scored(
-        "performance", case.charter, verdict, facts, hashes, {**found.data, "segments": segment_rows(searched)}
+    own = (more,) if more else ()
+    further = (*(beside.facts if beside else ()), *cuts.facts, *learning(case)[0])
+    facts = (*found.facts[:1], *own, *further, *found.facts[1:], *segment_facts(searched))
+    files = (
+        predictions_file(case.ws),
+        case.ws.split("test"),
+        *(f for f in (champion_file(case.ws),) if beside and f.exists()),
     )
+    data = {**found.data, "segments": segment_rows(searched), "champion": _champion_data(beside)}
+    return scored("performance", case.charter, verdict, facts, case.hashes(*files), data)
+
+
+def _champion_data(
+    found: Compared | None,
+) -> dict[str, Any] | None:
+    "The state of the comparison and its reason."
+    return {"state": found.verdict.state, "reason": found.verdict.reason.to_dict()} if found else None
 
 # %% ../../nbs/27_poc.scorecard.ipynb #fairness
-def _groups(
-    case: Case,
-    held: HeldOut,
-) -> dict[str, NDArray[np.object_]]:
-    "The declared subgroup columns of the held-out rows; raises `InputError` for one that does not exist."
-    names = case.charter.criteria.fairness.subgroups
-    for name in names:
-        if name not in held.rows:
-            fix = f"use one of {', '.join(map(str, held.rows.columns))}"
-            raise InputError(f"no column '{name}'", where="charter.toml: criteria.fairness.subgroups", fix=fix)
-    return {name: group_labels(held.rows[name]) for name in names}
-
-
 def fairness(
     case: Case,
 ) -> Scored:
@@ -134,12 +150,28 @@ def fairness(
     promise, task = case.charter.criteria.fairness, case.contract.target.task
     if case.held is None:
         return without_evidence("fairness", case.charter, "trial")
-    columns = _groups(case, case.held)
+    columns = group_columns(case.held, promise.subgroups, "criteria.fairness.subgroups")
     reported = [metric_for(m, task) for m in promise.reported if task == "binary"] if columns else []
     metric = metric_for(promise.metric, task)
     found = judge_fairness(metric, case.held.answers, columns, promise.max_gap, reported)
     hashes = case.hashes(predictions_file(case.ws), case.ws.split("test")) if columns else {}
-    return scored("fairness", case.charter, found.verdict, found.facts, hashes)
+    hints = [m.to_dict() for m in found.hints]
+    return scored("fairness", case.charter, found.verdict, found.facts, hashes, {"fairness_hints": hints})
+
+
+def quality(
+    case: Case,
+) -> Scored:
+    "Judge the table, and the rows on both sides of the split."
+    rows, doubts = across_the_split(case), doubted_labels(case, shipped_run(case))
+    found = data_quality(case.charter, case.evidence, rows.parts)
+    told = [m.to_dict() for m in (*rows.warnings, *doubts.warnings)]
+    data = {**found.data, **(doubts.data or {}), "rows_told": told}
+    if not found.facts:
+        return found
+    facts = (*found.facts, *doubts.facts)
+    named = replace(found.criterion, facts=tuple(f.id for f in facts))
+    return replace(found, criterion=named, facts=facts, data=data)
 
 # %% ../../nbs/27_poc.scorecard.ipynb #files
 def _files_below(
@@ -236,7 +268,7 @@ def security(
 # %% ../../nbs/27_poc.scorecard.ipynb #judges
 _JUDGES: Mapping[str, Callable[[Case], Scored]] = {
     "performance": performance,
-    "data_quality": lambda case: data_quality(case.charter, case.evidence),
+    "data_quality": quality,
     "reproducibility": lambda case: reproducibility(case.charter, case.evidence),
     "latency": lambda case: latency(case.charter, case.evidence),
     "integration": lambda case: integration(case.charter, case.evidence),
@@ -260,15 +292,17 @@ def score(
 # %% ../../nbs/27_poc.scorecard.ipynb #evidence
 def _warnings(
     case: Case,
-    segments: Sequence[Mapping[str, Any]],  # weak ones, worst first
+    data: Mapping[str, Any],  # of all criteria
 ) -> tuple[Message, ...]:
     "What a reader of the scorecard has to know."
+    segments: Sequence[Mapping[str, Any]] = data.get("segments", ())  # weak ones, worst first
     unanswered = case.held.unanswered if case.held else 0
     told = [Message("score.unanswered", {"n": unanswered})] if unanswered else []
     if segments:
         worst = segments[0]
         told.append(Message("score.segments.weak", {**worst, "n": len(segments)}))
-    return tuple(told)
+    more = map(Message.from_dict, (*data.get("rows_told", ()), *data.get("fairness_hints", ())))
+    return (*told, *learning(case)[1], *more)
 
 
 def _sourced(
@@ -299,7 +333,9 @@ def score_evidence(
     states = {c["id"]: c["state"] for c in criteria}
     exported = case.evidence.get("export")
     probed = case.evidence.get("probe")
-    facts = (*_sourced(case.ws, parts), *(probed.facts if probed else ()))
+    facts = _sourced(case.ws, parts)
+    known = {f.id for f in facts}
+    facts += tuple(f for f in (probed.facts if probed else ()) if f.id not in known)
     lines = checklist(Known(case.charter, case.evidence, states, _by_id(case, facts)))
     data = {
         "criteria": criteria,
@@ -312,13 +348,14 @@ def score_evidence(
     }
     read = {p: s for part in parts.values() for p, s in part.criterion.evidence.items()}
     read |= {e.path: e.sha256 for e in case.evidence.values()} | case.hashes(case.ws.frozen_file, case.ws.contract_file)
-    return Evidence("score", facts, data, read, _warnings(case, data.get("segments", ())))
+    return Evidence("score", facts, data, read, _warnings(case, data))
 
 # %% ../../nbs/27_poc.scorecard.ipynb #run
 def run_score(
     ws: Workspace,
 ) -> Evidence:  # stage "score"
-    "Judge the workspace's proof of concept against its frozen charter and write the scorecard."
+    "Judge the workspace's proof of concept against its frozen charter and write the scorecard; raises `Refused` for a late promise."
+    check_promises(ws, load_frozen(ws))
     write_evidence(ws, score_evidence(open_case(ws)))
     return stage_evidence(ws, "score")
 

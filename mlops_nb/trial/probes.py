@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.curve import learning_curve
 from ..bundle.format import Bundle, load_bundle
 from ..bundle.parity import open_graph, run_graph
 from ..charter import load_frozen
 from ..core.errors import InputError, require
 from ..core.facts import Fact
+from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from ..data.frames import labels
 from ..data.frames import rows as sent_rows
+from ..poc.case import champion_file
 from ..poc.evaluation import gain
 from ..poc.metrics import Answers, Metric, metric_for
 from ..stats.intervals import Interval, to_fact
+from .champion import write_champion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -336,17 +340,22 @@ def run_probe(
     ws: Workspace,
 ) -> Evidence:  # stage "probe"
     "Probe the candidate and write the evidence."
-    model, table, truth = _material(ws)
-    metric = metric_for(load_frozen(ws).charter.criteria.performance.metric, model.bundle.task)
+    (model, table, truth), charter = _material(ws), load_frozen(ws).charter
+    metric = metric_for(charter.criteria.performance.metric, model.bundle.task)
     losses = tuple(robustness(model, metric, table, truth))
     by_permutation, by_shap = permuted(model, metric, table, truth), shapley(model, table)
-    facts = (*_robustness_facts(losses), *_importance_facts(by_permutation, by_shap))
+    curve = tuple(learning_curve(ws, charter))
+    learned = tuple(c for c in curve if isinstance(c, Fact))
+    facts = (*_robustness_facts(losses), *_importance_facts(by_permutation, by_shap), *learned)
     data = {
         "metric": metric.name,
         "rows": len(table),
         "importance": {n: i.value for n, i in by_permutation.items()},
         "shap": by_shap.importance if by_shap else {},
+        "learning": next((c.to_dict() for c in curve if isinstance(c, Message)), None),
+        "champion": write_champion(ws, charter, model.bundle),
     }
-    inputs = ws.sources(ws.evidence / "export.json", ws.split("valid"), ws.frozen_file)
+    splits = (ws.split(s) for s in ("train", "valid", "test"))
+    inputs = ws.sources(ws.evidence / "export.json", *splits, ws.frozen_file, champion_file(ws))
     write_evidence(ws, Evidence("probe", facts, data, inputs))
     return stage_evidence(ws, "probe")
