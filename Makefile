@@ -49,8 +49,9 @@ check: test  ## what CI asks of a commit, and that the tree is clean afterwards
 sims: $(READY)  ## the statistical claims at full size; tables under nbs/tables
 	$(BIN)/python -m tests.sims
 
-bench: $(READY)  ## the server against its limits, a naive server and its peers in one run; table and plot under nbs/tables
+bench: $(READY)  ## the server against its limits, a naive server and its peers in one run, drift against evidently; tables and plot under nbs/tables
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_drift
 
 soak: $(READY)  ## ten minutes at 70 % of capacity with a bad client in the room; table under nbs/tables
 	$(BIN)/python -m tests.soak

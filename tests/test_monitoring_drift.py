@@ -16,8 +16,11 @@ import pytest
 from mlops_nb.core.errors import InputError
 from mlops_nb.core.messages import LANGUAGES, catalogue
 from mlops_nb.data.values import NULL
+from mlops_nb.monitoring import files as monitored
 from mlops_nb.monitoring import tables
-from mlops_nb.monitoring.drift import DriftVerdict, compare, drift_files, drift_table, profile_file
+from mlops_nb.monitoring.drift import DriftVerdict, compare, compare_profiles, drift_table
+from mlops_nb.monitoring.files import drift_files, profile_file
+from mlops_nb.monitoring.persistence import Persistence, persist
 from mlops_nb.monitoring.tables import Field, Fields, find_fields
 from mlops_nb.stats.profiles import Encoded, Profile, build_profile
 from tests.conftest import Cli
@@ -49,7 +52,7 @@ def mixed(rng: np.random.Generator, rows: int) -> dict[str, Encoded]:
 @pytest.mark.parametrize("rows", [50, 400])
 def test_the_stated_false_alarm_rate_holds(rows: int) -> None:
     "Twelve columns, one rate over all of them; a reference of its own in each draw."
-    rng, draws = np.random.default_rng(rows), 300
+    rng, draws = np.random.default_rng(rows), 200
     alarms = 0
     for _ in range(draws):
         reference = build_profile(mixed(rng, 1_500), MIXED)
@@ -71,8 +74,6 @@ def test_a_change_is_found_in_its_column_only() -> None:
 
 
 def test_merging_windows_decides_as_the_whole_does() -> None:
-    from mlops_nb.monitoring.drift import compare_profiles
-
     rng = np.random.default_rng(4)
     reference = build_profile(mixed(rng, 3_000), MIXED)
     pieces = [mixed(rng, n) for n in (100, 300)]
@@ -185,6 +186,7 @@ def test_a_saved_profile_stands_for_its_file(files: Path) -> None:
 def test_a_file_in_pieces_decides_as_the_whole_file_does(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = drift_files(files / "reference.parquet", files / "other.parquet")
     monkeypatch.setattr(tables, "BATCH_ROWS", 700)
+    monkeypatch.setattr(monitored, "IN_ONE", 5_000)
     pieces = drift_files(files / "reference.parquet", files / "other.parquet")
     assert pieces.drifted == whole.drifted
     assert (pieces.rows_reference, pieces.rows_current) == (3_000, 900)
@@ -314,3 +316,218 @@ def test_a_verdict_is_the_same_twice() -> None:
     first: DriftVerdict = compare(reference, window)
     assert first == compare(reference, window)
     assert isinstance(reference, Profile)
+
+
+def pair(rng: np.random.Generator, rows: int, tied: float, columns: int = 2) -> dict[str, Encoded]:
+    "Normal columns that share a part of their variance."
+    z = np.sqrt(tied) * rng.normal(size=(rows, 1)) + np.sqrt(1 - tied) * rng.normal(size=(rows, columns))
+    return {f"x{i}": z[:, i].astype(np.float32) for i in range(columns)}
+
+
+def numbers(columns: int) -> Fields:
+    return Fields(tuple(Field(f"x{i}", "number") for i in range(columns)))
+
+
+@pytest.mark.parametrize("columns", [2, 12])
+def test_a_relation_that_breaks_is_seen_though_no_column_shows_it(columns: int) -> None:
+    rng = np.random.default_rng(20)
+    reference = build_profile(pair(rng, 4_000, 0.8, columns), numbers(columns))
+    broken = compare(reference, pair(rng, 800, 0.0, columns))
+    assert broken.verdict == "drift"
+    assert broken.drifted == ()
+    assert "drift.note.joint" in [n.key for n in broken.notes]
+    assert broken.to_dict()["joint"][0]["test"] == "joint"
+    assert compare(reference, pair(rng, 800, 0.8, columns)).verdict == "stable"
+
+
+def test_directions_are_counted_on_rows_they_were_not_fitted_on() -> None:
+    "Fitted and counted on the same rows, the narrowest directions would reject nearly always here."
+    rng, low = np.random.default_rng(21), []
+    for _ in range(60):
+        verdict = compare(build_profile(pair(rng, 400, 0.0, 40), numbers(40)), pair(rng, 300, 0.0, 40))
+        low.append(min(f.p_value for f in verdict.joint if f.p_value is not None) * len(verdict.joint) <= 0.05)
+    assert np.mean(low) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
+
+
+def test_joint_profiles_add_up_and_come_back(tmp_path: Path) -> None:
+    rng = np.random.default_rng(22)
+    reference = build_profile(pair(rng, 3_000, 0.8), numbers(2))
+    pieces = [pair(rng, n, 0.1) for n in (100, 500)]
+    whole = {n: np.concatenate([np.asarray(p[n]) for p in pieces]) for n in pieces[0]}
+    merged = reference.count(pieces[0]).merge(reference.count(pieces[1]))
+    assert compare_profiles(reference, merged).to_dict() == compare(reference, whole).to_dict()
+    back = Profile.load(reference.save(tmp_path / "p"))
+    assert compare(back, whole).to_dict() == compare(reference, whole).to_dict()
+    assert sum(f.stat().st_size for f in (tmp_path / "p").iterdir()) <= 2 * 50_000
+    np.save(tmp_path / "p" / "joint.npy", np.zeros((3, 5), np.float32))
+    with pytest.raises(InputError, match="not a reference profile"):
+        Profile.load(tmp_path / "p")
+
+
+def test_more_levels_than_fit_raise_no_false_alarm() -> None:
+    "The kept levels are those the reference happens to hold most of; only buckets by spelling are compared."
+    rng, fields, alarms = np.random.default_rng(23), Fields((Field("code", "category"),)), 0
+    for _ in range(40):
+        draws = [rng.integers(0, 5_000, n) for n in (20_000, 2_000)]
+        counts = [dict(zip(*(v.tolist() for v in np.unique(d, return_counts=True)), strict=True)) for d in draws]
+        named = [{f"product number {k}": c for k, c in both.items()} for both in counts]
+        verdict = compare(build_profile({"code": named[0]}, fields), {"code": named[1]}, floor=1e-6)
+        alarms += verdict.verdict == "drift"
+    assert alarms <= 6
+    moved = {k: c * (3 if k.endswith("7") else 1) for k, c in named[1].items()}
+    assert compare(build_profile({"code": named[0]}, fields), {"code": moved}).verdict == "drift"
+
+
+def test_columns_the_log_leaves_out_are_no_drift() -> None:
+    rng = np.random.default_rng(24)
+    reference, window = build_profile(mixed(rng, 3_000), MIXED), mixed(rng, 900)
+    window["x2"] = np.full(900, np.nan, np.float32)
+    assert "x2" in compare(reference, window).drifted
+    told = compare(reference, window, withheld=["x2"])
+    assert told.verdict == "stable"
+    assert "x2" not in [f.name for f in told.features]
+    assert [n.args["column"] for n in told.notes if n.key == "drift.note.withheld"] == ["x2"]
+
+
+def regions(rng: np.random.Generator, rows: int, rise: float = 1.0) -> pd.DataFrame:
+    region = rng.choice(np.array(["north", "south", "west"], object), rows, p=[0.2, 0.4, 0.4])
+    price = rng.lognormal(3, 0.5, rows) * np.where(region == "north", rise, 1)
+    return pd.DataFrame({"price": price, "kept": rng.random(rows) < 0.5, "region": region})
+
+
+def test_a_segment_drifts_by_itself_and_shares_alpha(tmp_path: Path) -> None:
+    rng = np.random.default_rng(25)
+    base, window = regions(rng, 5_000), regions(rng, 1_500, rise=1.25)
+    profile_file(base, tmp_path / "p", segment="region")
+    told = drift_files(tmp_path / "p", window)
+    assert told.verdict == "drift"
+    assert {n: v.verdict for n, v in told.segments.items()} == {
+        "region=south": "stable",
+        "region=west": "stable",
+        "region=north": "drift",
+    }
+    assert drift_files(base, window, segment="region").to_dict() == told.to_dict()
+    alone = drift_files(base, window).features
+    price = next(f for f in told.features if f.name == "price")
+    assert price.p_adjusted >= next(f.p_adjusted for f in alone if f.name == "price")
+    gone = drift_files(tmp_path / "p", window[window["region"] != "west"])
+    assert gone.segments["region=west"].verdict == "inconclusive"
+    with pytest.raises(InputError, match="no column 'city'"):
+        profile_file(base, segment="city")
+    with pytest.raises(InputError, match="segments are chosen when the profile is made"):
+        drift_files(tmp_path / "p", window, segment="kept")
+
+
+def test_a_change_that_lasts_and_one_that_does_not() -> None:
+    rng = np.random.default_rng(37)
+    reference = build_profile(pair(rng, 5_000, 0.0), numbers(2))
+
+    def moved(by: float, rows: int = 800) -> DriftVerdict:
+        window = pair(rng, rows, 0.0)
+        return compare(reference, window | {"x1": np.asarray(window["x1"]) + np.float32(by)})
+
+    rule = Persistence(2, 3)
+    assert persist([moved(0.5), moved(0), moved(0)], rule).verdict == "stable"
+    assert persist([moved(0), moved(0.5), moved(0.5)], rule).columns == ("x1",)
+    assert persist([moved(0.5), moved(0), moved(0, rows=20)], rule).verdict == "inconclusive"
+    assert persist([moved(0.5)], rule).verdict == "inconclusive"
+    assert rule.rate(0.05) == pytest.approx(0.075)
+    with pytest.raises(InputError, match="no window"):
+        persist([], rule)
+
+
+def test_a_log_is_read_as_its_inputs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(27)
+    base = regions(rng, 3_000)
+    part = tmp_path / "logs" / "predictions" / "day=2026-11-01" / "part-0-0.parquet"
+    part.parent.mkdir(parents=True)
+    window = regions(rng, 1_000).rename(columns=lambda n: f"in.{n}")
+    window = window.assign(time=pd.Timestamp("2026-11-01", tz="UTC"), status="ok")
+    window.to_parquet(part)
+    for folder in (tmp_path / "logs", tmp_path / "logs" / "predictions"):
+        assert drift_files(base, folder).verdict == "stable"
+    window.assign(**{"in.price": None}).to_parquet(part)
+    assert drift_files(base, tmp_path / "logs").drifted == ("price",)
+    assert drift_files(base, tmp_path / "logs", withheld=["price"]).verdict == "stable"
+    with pytest.raises(InputError, match="no column 'prize'"):
+        drift_files(base, tmp_path / "logs", withheld=["prize"])
+    part.unlink()
+    with pytest.raises(InputError, match="no rows|no column of the reference"):
+        drift_files(base, tmp_path / "logs")
+
+
+def test_data_frames_are_tables() -> None:
+    rng = np.random.default_rng(28)
+    base = regions(rng, 3_000)
+    assert drift_files(base, regions(rng, 1_000)).verdict == "stable"
+    odd = regions(rng, 1_000)
+    odd["price"] = odd["price"].astype(object)
+    odd.loc[:400, "price"] = "many"
+    assert drift_files(base, odd).drifted == ("price",)
+    with pytest.raises(InputError, match="stands 2 times"):
+        drift_files(base, pd.concat([base, base], axis=1))
+
+
+def test_several_windows_need_a_rule(files: Path, cli: Cli) -> None:
+    currents = [w for name in ("same.csv", "other.parquet", "other.parquet") for w in ("--current", files / name)]
+    said = cli("drift", "--reference", files / "reference.parquet", *currents, "--persist", "2/3", "--json")
+    assert said.returncode == 1, said.stderr
+    told = json.loads(said.stdout)
+    assert (told["verdict"], told["columns"], len(told["windows"])) == ("drift", ["price"], 3)
+    bare = cli("drift", "--reference", files / "reference.parquet", *currents)
+    assert bare.returncode == 2
+    assert "add --persist" in bare.stderr
+
+
+def test_parquet_needs_no_pandas(files: Path) -> None:
+    "Its import takes as long as 200,000 rows."
+    import subprocess
+    import sys
+
+    profile_file(files / "reference.parquet", files / "p")
+    code = (
+        "import sys; from mlops_nb.monitoring.files import drift_files as d;"
+        f"d({str(files / 'p')!r}, {str(files / 'other.parquet')!r});"
+        "assert not {'pandas', 'scipy', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_evidently_stands_in_an_annex(files: Path, cli: Cli) -> None:
+    annex = files / "annexes" / "w1"
+    both = ("--reference", files / "reference.parquet", "--current", files / "other.parquet")
+    said = cli("drift", *both, "--annex", annex)
+    assert said.returncode == 1, said.stderr
+    assert "evidently" in (annex / "evidently.html").read_text().lower()
+    profile_file(files / "reference.parquet", files / "p")
+    refused = cli("drift", "--reference", files / "p", "--current", files / "other.parquet", "--annex", annex)
+    assert refused.returncode == 2
+    assert "evidently needs the rows" in refused.stderr
+
+
+STRANGE: dict[str, pa.Array] = {
+    "lists": pa.array([[1], None] * 300),
+    "bytes": pa.array([b"\xff\xfe", b"a"] * 300),
+    "days of time": pa.array([1, 2] * 300, pa.time32("s")),
+    "spans": pa.array([1, 2] * 300, pa.duration("ns")),
+    "fine times": pa.array([1, 2] * 300, pa.timestamp("ns")),
+    "far dates": pa.array([2**60, 5] * 300, pa.timestamp("s")),
+    "structs": pa.array([{"a": 1}, None] * 300),
+    "nothing": pa.nulls(600),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_column_of_any_type_gets_a_state(files: Path, kind: str) -> None:
+    "A window whose column turned into something else, and a reference that was strange from the start."
+    rng = np.random.default_rng(30)
+    for column in ("price", "paid", "kept", "note", "when"):
+        window = pa.Table.from_pandas(frame(rng, 600), preserve_index=False)
+        place = window.column_names.index(column)
+        window = window.set_column(place, column, STRANGE[kind])
+        told = drift_files(files / "reference.parquet", window)
+        if column != "when":
+            assert column in told.drifted
+        assert drift_files(window, frame(rng, 600)).verdict in ("stable", "drift", "inconclusive")

@@ -5,8 +5,9 @@
 # %% ../../nbs/94_cli.tables.ipynb #imports
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,10 @@ from .common import say, say_json
 from .lab import AsJson, Lang, check_lang, show_facts, stage_of
 from ..core.errors import InputError, require
 from ..core.messages import number
+
+if TYPE_CHECKING:
+    from mlops_nb.monitoring.drift import DriftVerdict
+    from mlops_nb.monitoring.persistence import Persistence
 
 # %% auto #0
 __all__ = ['tables', 'profile', 'drift', 'roi']
@@ -26,23 +31,31 @@ tables = typer.Typer(no_args_is_help=True)
 def profile(
     file: Annotated[Path, typer.Argument(help="CSV or Parquet.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the profile.")],
+    segment: Annotated[str, typer.Option(help="A column whose levels are judged apart.")] = "",
 ) -> None:
     """The reference profile of a table: enough to test any later window without it.
 
     Example: mlops-nb profile january.parquet --out january.profile
     """
-    from mlops_nb.monitoring.drift import profile_file
+    from mlops_nb.monitoring.files import profile_file
 
-    made = profile_file(file, out)
-    say(f"{out}: {number(made.rows)} rows, {len(made.columns)} columns")
+    made = profile_file(file, out, segment)
+    parts = f", {len(made.segments)} segments" if segment else ""
+    say(f"{out}: {number(made.rows)} rows, {len(made.columns)} columns{parts}")
 
 # %% ../../nbs/94_cli.tables.ipynb #drift
 @tables.command()
 def drift(
-    reference: Annotated[Path, typer.Option(help="CSV, Parquet or the folder of a profile.")],
-    current: Annotated[Path, typer.Option(help="CSV or Parquet.")],
+    reference: Annotated[Path, typer.Option(help="CSV, Parquet, or the folder of a profile or a bundle.")],
+    current: Annotated[list[Path], typer.Option(help="CSV, Parquet or the server's log; again for later windows.")],
     alpha: Annotated[float, typer.Option(help="Family-wise false-alarm rate.")] = 0.05,
+    floor: Annotated[float, typer.Option(help="Effects surely below it are no drift.")] = 0.02,
+    segment: Annotated[str, typer.Option(help="A column whose levels are judged apart.")] = "",
+    withheld: Annotated[list[str] | None, typer.Option(help="A column that is left out on purpose.")] = None,
+    persist: Annotated[str, typer.Option(help="K/N: the same column in K of the last N windows.")] = "",
+    annex: Annotated[Path | None, typer.Option(help="Folder for evidently's page.")] = None,
     as_json: AsJson = False,
+    lang: Lang = "",
 ) -> None:
     """Whether one table differs from another, with a stated false-alarm rate.
 
@@ -50,14 +63,55 @@ def drift(
 
     Example: mlops-nb drift --reference a.csv --current b.csv --json
     """
-    from mlops_nb.monitoring.drift import drift_files
+    from mlops_nb.monitoring.files import drift_windows
 
-    verdict = drift_files(reference, current, alpha)
+    shown = check_lang(lang) or "en"
+    rule = _rule(persist, len(current))
+    verdicts = drift_windows(reference, current, alpha, floor, segment=segment, withheld=withheld or ())
+    if annex:
+        from mlops_nb.monitoring.annex import write_annex
+
+        write_annex(reference, current[-1], annex)
+    if rule:
+        raise typer.Exit(_say_persistent(verdicts, rule, as_json, shown))
     if as_json:
-        say_json(verdict.to_dict())
+        say_json(verdicts[0].to_dict())
     else:
-        say(verdict.text())
-    raise typer.Exit(verdict.exit_code)
+        say(verdicts[0].text(shown))
+    raise typer.Exit(verdicts[0].exit_code)
+
+# %% ../../nbs/94_cli.tables.ipynb #persist
+def _rule(
+    text: str,  # K/N, or empty
+    windows: int,
+) -> Persistence | None:  # None for a single window
+    "The rule that several windows are judged by; raises `InputError` when there is none."
+    if not text and windows == 1:
+        return None
+    if not text:
+        raise InputError(f"{windows} windows and no rule", where="--persist", fix="add --persist 2/3")
+    from mlops_nb.monitoring.persistence import read_persistence
+
+    return read_persistence(text)
+
+
+def _say_persistent(
+    verdicts: Sequence[DriftVerdict],
+    rule: Persistence,
+    as_json: bool,
+    lang: str,
+) -> int:  # Exit code
+    "Show whether a change lasts."
+    from mlops_nb.monitoring.persistence import persist
+
+    found = persist(verdicts, rule)
+    if as_json:
+        say_json(found.to_dict() | {"windows": [v.to_dict() for v in verdicts]})
+    else:
+        for verdict in verdicts:
+            say(verdict.text(lang))
+        say(found.text(lang))
+    return found.exit_code
 
 # %% ../../nbs/94_cli.tables.ipynb #roi
 @tables.command()

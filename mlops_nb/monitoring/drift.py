@@ -5,20 +5,17 @@
 # %% ../../nbs/51_monitoring.drift.ipynb #imports
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import reduce
-from itertools import islice
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ..core.display import Table
 from ..core.errors import InputError
-from ..core.files import atomic_folder, plain
+from ..core.files import plain
 from ..core.messages import Message, label, number, text
-from .tables import encode_table, find_fields, table_batches, table_days
 from ..stats.multiplicity import draws_needed, holm, shares
 from mlops_nb.stats.profiles import (
     ColumnProfile,
@@ -27,8 +24,6 @@ from mlops_nb.stats.profiles import (
     LevelProfile,
     NumberProfile,
     Profile,
-    build_profile,
-    common_design,
 )
 from mlops_nb.stats.two_sample import (
     Comparison,
@@ -40,12 +35,13 @@ from mlops_nb.stats.two_sample import (
 )
 
 # %% auto #0
-__all__ = ['State', 'EXIT_CODES', 'BUDGET', 'FLOOR', 'VISIBLE', 'FeatureDrift', 'DriftVerdict', 'compare_profiles', 'compare',
-           'drift_table', 'drift_text', 'profile_file', 'drift_files']
+__all__ = ['State', 'EXIT_CODES', 'WORST_FIRST', 'BUDGET', 'SEGMENTS', 'FLOOR', 'VISIBLE', 'FeatureDrift', 'DriftVerdict',
+           'compare_profiles', 'compare', 'drift_table', 'drift_text']
 
 # %% ../../nbs/51_monitoring.drift.ipynb #feature
 State = Literal["stable", "drift", "inconclusive"]
 EXIT_CODES = {"stable": 0, "drift": 1, "inconclusive": 3}
+WORST_FIRST: tuple[State, ...] = ("drift", "inconclusive", "stable")
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class FeatureDrift:
     name: str
     kind: str
     state: State
-    test: str  # values, nulls or schema: what the figures are about
+    test: str  # values, nulls, joint or schema: what the figures are about
     method: str
     statistic: float | None
     effect: float | None  # share of probability that moved
@@ -66,7 +62,7 @@ class FeatureDrift:
     n_reference: int
     n_current: int
     n_needed: int | None = None  # rows of a window that would decide; None: decided, or no window would
-    about: str = ""  # what before and after are: median, nulls, or the level that moved most
+    about: str = ""  # what before and after are: median, nulls, the level that moved most, columns taken together
     before: float | None = None
     after: float | None = None
 
@@ -85,11 +81,18 @@ class DriftVerdict:
     period_reference: tuple[int, int] | None = None  # first and last day since 1970
     period_current: tuple[int, int] | None = None
     notes: tuple[Message, ...] = ()
+    joint: tuple[FeatureDrift, ...] = ()  # derived columns: what the columns do together
+    segments: Mapping[str, DriftVerdict] = field(default_factory=dict)  # by `COLUMN=level`; alpha is shared
 
     @property
     def drifted(self) -> tuple[str, ...]:
         "Names of the columns that drifted."
         return tuple(f.name for f in self.features if f.state == "drift")
+
+    @property
+    def together(self) -> tuple[FeatureDrift, ...]:
+        "Derived columns that drifted although no column did; a column that moves takes its directions along."
+        return () if self.drifted else tuple(f for f in self.joint if f.state == "drift")
 
     @property
     def n_needed(self) -> int | None:
@@ -102,10 +105,13 @@ class DriftVerdict:
         return EXIT_CODES[self.verdict]
 
     def to_dict(self) -> dict[str, Any]:
-        "JSON form."
-        doc: dict[str, Any] = plain(asdict(replace(self, notes=())))
-        more = {"drifted": list(self.drifted), "n_needed": self.n_needed}
-        return doc | more | {"notes": [note.to_dict() for note in self.notes]}
+        "JSON form; among the features stand derived columns when only they tell the cause of the verdict."
+        features = self.features + self.together
+        doc: dict[str, Any] = plain(asdict(replace(self, notes=(), segments={}, features=features)))
+        drifted = [f.name for f in features if f.state == "drift"]
+        parts = {name: part.to_dict() for name, part in self.segments.items()}
+        notes = [note.to_dict() for note in self.notes]
+        return doc | {"drifted": drifted, "n_needed": self.n_needed, "notes": notes, "segments": parts}
 
     def text(
         self,
@@ -118,31 +124,45 @@ class DriftVerdict:
         return drift_table(self).html()
 
 # %% ../../nbs/51_monitoring.drift.ipynb #tests
-BUDGET = {"values": 0.97, "nulls": 0.03}
+BUDGET = {"values": 0.96, "nulls": 0.02, "joint": 0.02}
+SEGMENTS = 0.5  # share of alpha that declared segments take together
+
+
+@dataclass(frozen=True)
+class _Plan:
+    "A test to be made."
+
+    part: str  # the whole table, "", or a segment
+    column: str
+    family: str  # values, nulls or joint
+    reference: ColumnProfile
+    current: ColumnProfile
 
 
 @dataclass(frozen=True)
 class _Test:
-    column: str
-    family: str  # values or nulls
+    "A test that was made."
+
+    plan: _Plan
     found: Comparison
     share: float = 0.0  # of alpha
     p_adjusted: float = 1.0
 
 
-def _values_test(
-    name: str,
-    reference: ColumnProfile,
-    current: ColumnProfile,
+def _compared(
+    plan: _Plan,
     draws: int,
     seed: int,
-) -> _Test:
-    "Compare the values of one column."
+) -> Comparison:
+    "Make a test."
+    reference, current = plan.reference, plan.current
+    if plan.family == "nulls":
+        return compare_nulls(reference, current)
     if isinstance(reference, NumberProfile) and isinstance(current, NumberProfile):
-        return _Test(name, "values", compare_numbers(reference, current, draws, seed))
+        return compare_numbers(reference, current, draws, seed)
     if isinstance(reference, LevelProfile) and isinstance(current, LevelProfile):
-        return _Test(name, "values", compare_levels(reference, current, draws, seed))
-    raise InputError("profiled as a number on one side, as a category on the other", where=f"column '{name}'")
+        return compare_levels(reference, current, draws, seed)
+    raise InputError("profiled as a number on one side, as a category on the other", where=f"column '{plan.column}'")
 
 
 def _has_nulls_test(
@@ -154,21 +174,45 @@ def _has_nulls_test(
     nulls = reference.nulls + current.nulls
     return bool(nulls) and fisher_smallest(nulls, reference.rows, current.rows) <= alpha
 
-# %% ../../nbs/51_monitoring.drift.ipynb #run-tests
-def _run_tests(
+# %% ../../nbs/51_monitoring.drift.ipynb #plan-tests
+def _planned(
+    part: str,
     reference: Profile,
     current: Profile,
     alpha: float,
+) -> list[_Plan]:
+    "The tests of a table or a segment."
+    pairs = [(n, reference.columns[n], p) for n, p in current.columns.items()]
+    values = [_Plan(part, n, "values", r, c) for n, r, c in pairs if r.valued and c.valued]
+    nulls = [_Plan(part, n, "nulls", r, c) for n, r, c in pairs if _has_nulls_test(r, c, alpha)]
+    if not (reference.joint and current.joint):
+        return values + nulls
+    joint = [(n, p, current.joint.columns[n]) for n, p in reference.joint.columns.items()]
+    return values + nulls + [_Plan(part, n, "joint", r, c) for n, r, c in joint if r.valued and c.valued]
+
+
+def _weights(
+    plans: Sequence[_Plan],
+) -> list[float]:  # Shares of alpha; they sum to at most 1
+    "Half of alpha for the table and half for its segments together, and within each by family."
+    members = Counter((p.part, p.family) for p in plans)
+    segments = len({part for part, _ in members if part})
+    own = {part: SEGMENTS / segments if part else 1 - SEGMENTS if segments else 1.0 for part, _ in members}
+    within = {part: shares({f: members[part, f] for f in BUDGET}, BUDGET) for part in own}
+    return [own[p.part] * within[p.part][p.family] for p in plans]
+
+# %% ../../nbs/51_monitoring.drift.ipynb #run-tests
+def _run_tests(
+    parts: Mapping[str, tuple[Profile, Profile]],  # The table, "", and its segments: reference and window
+    alpha: float,
 ) -> list[_Test]:
     "All tests of a window, their p-values adjusted together."
-    pairs = [(n, reference.columns[n], p) for n, p in current.columns.items()]
-    valued = [(n, r, c) for n, r, c in pairs if r.valued and c.valued]
-    nulls = [_Test(n, "nulls", compare_nulls(r, c)) for n, r, c in pairs if _has_nulls_test(r, c, alpha)]
-    draws = draws_needed(alpha, len(valued) + len(nulls))
-    tests = [_values_test(n, r, c, draws, i) for i, (n, r, c) in enumerate(valued)] + nulls
-    weights = shares({"values": len(valued), "nulls": len(nulls)}, BUDGET)
-    adjusted = holm([t.found.p_value for t in tests], [weights[t.family] for t in tests])
-    return [replace(t, share=weights[t.family], p_adjusted=p) for t, p in zip(tests, adjusted, strict=True)]
+    plans = [p for part, (r, c) in parts.items() for p in _planned(part, r, c, alpha)]
+    weights = _weights(plans)
+    found = [_compared(p, draws_needed(alpha, 1 / w), i) for i, (p, w) in enumerate(zip(plans, weights, strict=True))]
+    adjusted = holm([c.p_value for c in found], weights)
+    rows = zip(plans, found, weights, adjusted, strict=True)
+    return [_Test(plan, c, weight, p) for plan, c, weight, p in rows]
 
 # %% ../../nbs/51_monitoring.drift.ipynb #judge
 @dataclass(frozen=True)
@@ -193,17 +237,18 @@ def _levels_moved(
     "Levels seen on either side, minus one."
     if isinstance(reference, NumberProfile) or isinstance(current, NumberProfile):
         return 0
+    if reference.buckets:
+        return sum(map(bool, reference.buckets)) - 1
     seen = {level for p in (reference, current) for level, count in p.counts.items() if count}
     return max(len(seen) + bool(reference.rest + current.rest) - 1, 1)
 
 
 def _missing_rows(
     test: _Test,
-    reference: ColumnProfile,
-    current: ColumnProfile,
     rules: _Rules,
 ) -> tuple[bool, int | None]:  # Whether the window is too small, and the rows it would take
     "Whether an effect of the size that must be visible could have gone unseen."
+    reference, current = test.plan.reference, test.plan.current
     df = _levels_moved(reference, current)
     needed = rows_needed(rules.visible, reference.valued, rules.alpha * test.share, df=df)
     if needed is None or needed > current.valued:
@@ -221,16 +266,16 @@ def _judge(
 ) -> FeatureDrift:
     "The state of one column."
     if not tests:
-        return _feature(name, _Test(name, "values", _no_values(reference, current)), "inconclusive", reference, current)
-    surest = min(tests, key=lambda t: t.p_adjusted)
+        plan = _Plan("", name, "values", reference, current)
+        return _feature(_Test(plan, _no_values(reference, current)), "inconclusive")
+    surest = min(tests, key=lambda t: (not _is_drift(t, rules), t.p_adjusted))
     if _is_drift(surest, rules):
-        return _feature(name, surest, "drift", reference, current)
-    values = [t for t in tests if t.family == "values"]
+        return _feature(surest, "drift")
+    values = [t for t in tests if t.plan.family != "nulls"]
     if not values:
-        return _feature(name, surest, "inconclusive", reference, current)
-    small, needed = _missing_rows(values[0], reference, current, rules)
-    state: State = "inconclusive" if small else "stable"
-    return replace(_feature(name, values[0], state, reference, current), n_needed=needed)
+        return _feature(surest, "inconclusive")
+    small, needed = _missing_rows(values[0], rules)
+    return replace(_feature(values[0], "inconclusive" if small else "stable"), n_needed=needed)
 
 
 def _no_values(
@@ -271,20 +316,17 @@ def _what_moved(
 
 
 def _feature(
-    name: str,
     test: _Test,
     state: State,
-    reference: ColumnProfile,
-    current: ColumnProfile,
 ) -> FeatureDrift:
     "An entry of the verdict."
-    c = test.found
-    about, before, after = _what_moved(test.family, reference, current)
+    c, plan = test.found, test.plan
+    about, before, after = _what_moved(plan.family, plan.reference, plan.current)
     return FeatureDrift(
-        name=name,
-        kind=reference.kind,
+        name=plan.column,
+        kind=plan.reference.kind,
         state=state,
-        test=test.family,
+        test=plan.family,
         method=c.method,
         statistic=c.statistic,
         effect=c.effect,
@@ -325,7 +367,9 @@ def _schema_entries(
     current: Profile,
     new: Sequence[str],  # Columns of the window that the reference lacks
 ) -> list[FeatureDrift]:
-    "The entries of columns that one side lacks."
+    "The entries of columns that one side lacks; a part without rows lacks nothing."
+    if not current.rows:
+        return []
     gone = [(n, p) for n, p in reference.columns.items() if n not in current.columns]
     return [_schema_entry(n, p.kind, "missing-column", p.rows, 0) for n, p in gone] + [
         _schema_entry(n, "unknown", "new-column", 0, current.rows) for n in new if n not in reference.ignored
@@ -342,11 +386,12 @@ def _is_older(
 
 def _overall(
     features: Sequence[FeatureDrift],
+    joint: Sequence[FeatureDrift],
     older: bool,
 ) -> State:
-    "The state of the window: drift wins, then doubt."
+    "The state of a table: drift wins, then doubt; what a window must be able to show is meant of single columns."
     states = {f.state for f in features}
-    if "drift" in states:
+    if "drift" in states or any(f.state == "drift" for f in joint):
         return "drift"
     return "inconclusive" if older or not features or "inconclusive" in states else "stable"
 
@@ -358,6 +403,90 @@ def _check_rules(
     for name, value in asdict(rules).items():
         if not 0 < value < 1:
             raise InputError(f"{name} = {value}", where="drift", fix="give a number between 0 and 1")
+
+
+def _check_rows(
+    reference: Profile,
+    current: Profile,
+) -> None:
+    "Refuse a side without rows."
+    if not (current.rows and reference.rows):
+        side = "window" if reference.rows else "reference"
+        raise InputError("no rows to compare", where=side, fix="widen the period")
+
+# %% ../../nbs/51_monitoring.drift.ipynb #withheld
+def _without(
+    profile: Profile,
+    names: Sequence[str],
+) -> Profile:
+    "The profile of the other columns."
+    if not names:
+        return profile
+    columns = {n: p for n, p in profile.columns.items() if n not in names}
+    segments = {n: _without(p, names) for n, p in profile.segments.items()}
+    touched = profile.joint and set(profile.joint.directions.names) & set(names)
+    return replace(profile, columns=columns, segments=segments, joint=None if touched else profile.joint)
+
+# %% ../../nbs/51_monitoring.drift.ipynb #part-verdict
+def _part_features(
+    part: tuple[Profile, Profile],  # Reference and window
+    tests: Sequence[_Test],  # Of this part
+    rules: _Rules,
+) -> tuple[FeatureDrift, ...]:
+    "An entry for each column that has a value on some side."
+    reference, current = part
+    found: dict[str, list[_Test]] = {n: [] for n in current.columns}
+    for test in tests:
+        if test.plan.family != "joint":
+            found[test.plan.column].append(test)
+    pairs = [(n, reference.columns[n], p) for n, p in current.columns.items() if current.rows]
+    return tuple(_judge(n, found[n], r, c, rules) for n, r, c in pairs if r.valued or c.valued)
+
+
+def _joint_entry(
+    reference: Profile,
+    test: _Test,
+    rules: _Rules,
+) -> FeatureDrift:
+    "The entry of a derived column; it says of which columns it is made."
+    made_of = reference.joint.directions.formula(test.plan.column) if reference.joint else ""
+    found = _judge(test.plan.column, [test], test.plan.reference, test.plan.current, rules)
+    return replace(found, about=made_of or "distance")
+
+
+def _part_notes(
+    part: tuple[Profile, Profile],
+    verdict: DriftVerdict,
+) -> tuple[Message, ...]:
+    "What a reader must know besides the figures."
+    reference, current = part
+    empty = [n for n, p in current.columns.items() if current.rows and not (p.valued or reference.columns[n].valued)]
+    notes = [Message("drift.note.older")] if _is_older(reference, current) else []
+    notes += [Message("drift.note.no_values", {"column": name}) for name in empty]
+    return (*notes, *(Message("drift.note.joint", {"columns": f.about}) for f in verdict.together))
+
+# %% ../../nbs/51_monitoring.drift.ipynb #judge-part
+def _part_verdict(
+    part: tuple[Profile, Profile],  # Reference and window
+    tests: Sequence[_Test],  # Of this part
+    rules: _Rules,
+    new: Sequence[str] = (),
+) -> DriftVerdict:
+    "The verdict on a table or on one segment."
+    reference, current = part
+    features = (*_part_features(part, tests, rules), *_schema_entries(reference, current, new))
+    joint = tuple(_joint_entry(reference, t, rules) for t in tests if t.plan.family == "joint")
+    verdict = DriftVerdict(
+        verdict=_overall(features, joint, _is_older(reference, current)),
+        features=features,
+        **asdict(rules),
+        rows_reference=reference.rows,
+        rows_current=current.rows,
+        period_reference=reference.period,
+        period_current=current.period,
+        joint=joint,
+    )
+    return replace(verdict, notes=_part_notes(part, verdict))
 
 # %% ../../nbs/51_monitoring.drift.ipynb #compare
 FLOOR = 0.02  # 0.05 standard deviations of a normal column
@@ -371,37 +500,21 @@ def compare_profiles(
     floor: float = FLOOR,
     visible: float = VISIBLE,
     new: Sequence[str] = (),  # Columns of the window that the reference lacks
+    withheld: Sequence[str] = (),  # Columns the log leaves out on purpose
 ) -> DriftVerdict:
     "Judge a window that is profiled already; raises `InputError` when it has no rows."
     rules = _Rules(alpha, floor, visible)
     _check_rules(rules)
-    if not (current.rows and reference.rows):
-        raise InputError(
-            "no rows to compare", where="window" if reference.rows else "reference", fix="widen the period"
-        )
-    tests = _run_tests(reference, current, alpha)
-    both_empty = [n for n, p in current.columns.items() if not (p.valued or reference.columns[n].valued)]
-    features = [
-        _judge(name, [t for t in tests if t.column == name], reference.columns[name], p, rules)
-        for name, p in current.columns.items()
-        if name not in both_empty
-    ]
-    features += _schema_entries(reference, current, new)
-    older = _is_older(reference, current)
-    notes = [Message("drift.note.older")] if older else []
-    notes += [Message("drift.note.no_values", {"column": name}) for name in both_empty]
-    return DriftVerdict(
-        verdict=_overall(features, older),
-        features=tuple(features),
-        alpha=alpha,
-        floor=floor,
-        visible=visible,
-        rows_reference=reference.rows,
-        rows_current=current.rows,
-        period_reference=reference.period,
-        period_current=current.period,
-        notes=tuple(notes),
-    )
+    _check_rows(reference, current)
+    reference, current = _without(reference, withheld), _without(current, withheld)
+    empty = Profile({}, 0)
+    parts = {n: (p, current.segments.get(n, empty)) for n, p in reference.segments.items()}
+    tests = _run_tests({"": (reference, current), **parts}, alpha)
+    verdicts = {n: _part_verdict(p, [t for t in tests if t.plan.part == n], rules) for n, p in parts.items()}
+    whole = _part_verdict((reference, current), [t for t in tests if not t.plan.part], rules, new)
+    state = next(s for s in WORST_FIRST if s in {whole.verdict, *(v.verdict for v in verdicts.values())})
+    told = tuple(Message("drift.note.withheld", {"column": n}) for n in withheld)
+    return replace(whole, verdict=state, segments=verdicts, notes=(*whole.notes, *told))
 
 
 def compare(
@@ -411,10 +524,11 @@ def compare(
     floor: float = FLOOR,
     visible: float = VISIBLE,
     days: IntArray | None = None,  # Times of the rows
+    withheld: Sequence[str] = (),  # Columns the log leaves out on purpose
 ) -> DriftVerdict:
     "Judge a window against a reference profile."
     new = [name for name in columns if name not in profile.columns]
-    return compare_profiles(profile, profile.count(columns, days), alpha, floor, visible, new)
+    return compare_profiles(profile, profile.count(columns, days), alpha, floor, visible, new, withheld)
 
 # %% ../../nbs/51_monitoring.drift.ipynb #table
 _ORDER = {"drift": 0, "inconclusive": 1, "stable": 2}
@@ -459,8 +573,15 @@ def drift_table(
 def _ordered(
     verdict: DriftVerdict,
 ) -> list[FeatureDrift]:
-    "The most telling columns first."
-    return sorted(verdict.features, key=lambda f: (_ORDER[f.state], f.p_adjusted if f.p_adjusted is not None else -1))
+    "The most telling columns first; derived columns and those of segments only when they tell a cause."
+    parts = [
+        replace(f, name=f"{part}: {f.name}")
+        for part, v in verdict.segments.items()
+        for f in (*v.features, *v.together)
+        if f.state == "drift"
+    ]
+    shown = (*verdict.features, *verdict.together, *parts)
+    return sorted(shown, key=lambda f: (_ORDER[f.state], f.p_adjusted if f.p_adjusted is not None else -1))
 
 
 def _caption(
@@ -481,73 +602,6 @@ def drift_text(
     "The verdict as plain text."
     told = [f for f in _ordered(verdict) if f.state != "stable"]
     lines = ["  ".join(cell for cell in _row(f, lang) if cell != "–") for f in told]
-    return "\n".join([_caption(verdict, lang), *lines, *(note.text(lang) for note in verdict.notes)])
-
-# %% ../../nbs/51_monitoring.drift.ipynb #profile-file
-def _days_of(
-    table: Any,  # pyarrow.Table
-    time: str,
-) -> IntArray | None:
-    "Times of the rows, when there is a time column."
-    return table_days(table[time]) if time and time in table.column_names else None
-
-
-def profile_file(
-    file: str | Path,  # CSV or Parquet
-    out: str | Path = "",  # Folder for the profile, which must not exist; empty: not saved
-) -> Profile:
-    "The reference profile of a file; a Parquet file of several million rows is read twice."
-    tables = [t for t in islice(table_batches(file), 3) if t.num_rows]
-    if not tables:
-        raise InputError("the file holds no rows", where=str(file))
-    fields = find_fields(tables[0])
-    kinds = {f.name: f.kind for f in fields.columns}
-    ignored = tuple(dict.fromkeys(n for n in (fields.time, *tables[0].column_names) if n and n not in kinds))
-    if len(tables) == 1:
-        profile = build_profile(encode_table(tables[0], kinds), fields, _days_of(tables[0], fields.time))
-    else:
-        pieces = [build_profile(encode_table(t, kinds), fields) for t in table_batches(file) if t.num_rows]
-        profile = _count_file(common_design(pieces), file, fields.time)
-    profile = replace(profile, ignored=ignored)
-    if out:
-        with atomic_folder(out) as folder:
-            profile.save(folder)
-    return profile
-
-# %% ../../nbs/51_monitoring.drift.ipynb #count-file
-def _count_file(
-    reference: Profile,
-    file: str | Path,
-    time: str,
-) -> Profile:
-    "A file counted as the reference was."
-    kinds = {name: p.kind for name, p in reference.columns.items()}
-    tables = table_batches(file)
-    pieces = (reference.count(encode_table(t, kinds), _days_of(t, time)) for t in tables if t.num_rows)
-    try:
-        return reduce(lambda a, b: a.merge(b), pieces)
-    except TypeError:
-        raise InputError("the file holds no rows", where=str(file), fix="widen the period") from None
-
-
-def _names_of(
-    file: str | Path,
-) -> list[str]:
-    "Columns of a file."
-    return list(next(table_batches(file)).column_names)
-
-
-def drift_files(
-    reference: str | Path,  # CSV or Parquet, or the folder of a saved profile
-    current: str | Path,  # CSV or Parquet
-    alpha: float = 0.05,
-    floor: float = FLOOR,
-    visible: float = VISIBLE,
-) -> DriftVerdict:
-    "Whether one file differs from another; raises `InputError` for a file that cannot be used."
-    profile = Profile.load(reference) if Path(reference).is_dir() else profile_file(reference)
-    window = _count_file(profile, current, profile.ignored[0] if profile.ignored else "")
-    if not window.columns:
-        raise InputError("no column of the reference is there", where=str(current), fix="compare files of one table")
-    new = [name for name in _names_of(current) if name not in profile.columns]
-    return compare_profiles(profile, window, alpha, floor, visible, new)
+    notes = [note.text(lang) for note in verdict.notes]
+    parts = [f"{name}: {_caption(part, lang)}" for name, part in verdict.segments.items()]
+    return "\n".join([_caption(verdict, lang), *lines, *notes, *parts])

@@ -39,7 +39,7 @@ def shares(
 # %% ../../nbs/18_stats.multiplicity.ipynb #draws
 def draws_needed(
     alpha: float,  # The level over all tests
-    tests: int,
+    tests: float,  # Or the inverse of this test's share of the level
 ) -> int:
     "Permutations from which one test among many can be decided."
     return max(1_000, int(np.ceil(20 * tests / alpha)))

@@ -5,9 +5,10 @@
 # %% ../../nbs/16_stats.profiles.ipynb #imports
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from tokenize import TokenError
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..core.files import read_json, write_json
 from ..data.values import NULL, NULL_DAYS
+from .directions import Directions, Scale, derive, fit_directions
 
 # %% auto #0
-__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'Encoded', 'CUTS', 'LEVEL_BYTES', 'LEVEL_ROOM', 'NEW_LEVELS', 'KINDS',
-           'ColumnProfile', 'KindedColumn', 'HasColumns', 'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers',
-           'LevelProfile', 'profile_levels', 'count_levels', 'Profile', 'count_like', 'build_column', 'build_profile',
-           'common_design', 'save_profile', 'load_profile']
+__all__ = ['FloatArray', 'IntArray', 'AnyArray', 'Encoded', 'CUTS', 'LEVEL_BYTES', 'LEVEL_ROOM', 'NEW_LEVELS', 'BUCKETS', 'KINDS',
+           'ColumnProfile', 'JOINT_CUTS', 'JOINT_ROWS', 'KindedColumn', 'HasColumns', 'as_numbers', 'NumberProfile',
+           'choose_cuts', 'count_numbers', 'LevelProfile', 'profile_levels', 'count_levels', 'JointProfile',
+           'build_joint', 'count_joint', 'Profile', 'count_like', 'build_column', 'build_profile', 'common_design',
+           'save_profile', 'load_profile']
 
 # %% ../../nbs/16_stats.profiles.ipynb #types
 FloatArray = NDArray[np.floating[Any]]
@@ -33,9 +36,10 @@ AnyArray = NDArray[Any]
 Encoded = AnyArray | Mapping[str, int]  # one column as the contract encodes it; levels may come counted already
 
 CUTS = 2_000  # cut points of a number column: 40 kB
-LEVEL_BYTES = 48_000  # room for the levels of a column, as they stand in the file
+LEVEL_BYTES = 44_000  # room for the levels of a column, as they stand in the file
 LEVEL_ROOM = 36  # bytes of a level besides its name
 NEW_LEVELS = 1_000  # levels a window may add before they are pooled
+BUCKETS = 512  # buckets of names that stand in for levels which do not all fit
 KINDS = {"number": "number", "datetime": "number", "text": "number", "category": "level", "boolean": "level"}
 
 # %% ../../nbs/16_stats.profiles.ipynb #protocols
@@ -112,11 +116,13 @@ def count_numbers(
     values: AnyArray,  # One encoded column
     like: NumberProfile | None = None,  # Count at the cut points of this one; default: choose them
     kind: str = "number",
+    limit: int = CUTS,  # cut points, when they are chosen
 ) -> NumberProfile:
     "Profile a number column."
     numbers = as_numbers(values)
-    kept = np.sort(numbers[~np.isnan(numbers)])
-    cuts, exact = (like.cuts, like.exact) if like else choose_cuts(kept)
+    ordered = np.sort(numbers)  # NaN last
+    kept = ordered[: int(np.searchsorted(ordered, np.nan))]
+    cuts, exact = (like.cuts, like.exact) if like else choose_cuts(kept, limit)
     return NumberProfile(
         cuts=cuts,
         upto=np.searchsorted(kept, cuts, "right").astype(np.int64),
@@ -138,6 +144,7 @@ class LevelProfile:
     rest: int  # rows of levels pooled for want of room
     nulls: int
     kind: str = "category"
+    buckets: tuple[int, ...] = ()  # rows per bucket of names; empty when all levels of the reference fit
 
     @property
     def valued(self) -> int:
@@ -179,6 +186,16 @@ def _as_reference_has_them(
     new = {} if like.rest else {k: c for k, c in counts.items() if k not in known}
     return known | dict(_ranked(new)[:NEW_LEVELS])
 
+# %% ../../nbs/16_stats.profiles.ipynb #buckets
+def _in_buckets(
+    counts: Mapping[str, int],  # Every level
+) -> tuple[int, ...]:
+    "Rows per bucket of names."
+    found = [0] * BUCKETS
+    for level, count in counts.items():
+        found[zlib.crc32(level.encode()) % BUCKETS] += count
+    return tuple(found)
+
 # %% ../../nbs/16_stats.profiles.ipynb #count-levels
 def profile_levels(
     counts: Mapping[str, int],  # Rows per level, nulls under `NULL`
@@ -190,7 +207,8 @@ def profile_levels(
     valued = {level: count for level, count in counts.items() if level != NULL}
     kept = _as_reference_has_them(valued, like) if like else _that_fit(valued)
     rest = sum(valued.values()) - sum(kept.values())
-    return LevelProfile(kept, rest, nulls, like.kind if like else kind)
+    pooled = bool(like.buckets) if like else rest > 0
+    return LevelProfile(kept, rest, nulls, like.kind if like else kind, _in_buckets(valued) if pooled else ())
 
 
 def count_levels(
@@ -201,10 +219,56 @@ def count_levels(
     "Profile a category or boolean column."
     return profile_levels(values if isinstance(values, Mapping) else Counter(values.tolist()), like, kind)
 
-# %% ../../nbs/16_stats.profiles.ipynb #profile
+# %% ../../nbs/16_stats.profiles.ipynb #joint
 ColumnProfile = NumberProfile | LevelProfile
+JOINT_CUTS = 200  # 4 kB a derived column
+JOINT_ROWS = 30_000  # of each piece
 
 
+@dataclass(frozen=True)
+class JointProfile:
+    "Derived columns and their counts."
+
+    directions: Directions
+    columns: Mapping[str, NumberProfile]
+
+
+def _spaced(
+    values: AnyArray,
+    first: int = 0,
+    step: int = 1,
+) -> FloatArray:
+    "Every so many rows, and at most `JOINT_ROWS` of them."
+    each = max(1, -(-len(values) // (step * JOINT_ROWS)))
+    return as_numbers(values[first :: step * each])
+
+
+def build_joint(
+    columns: Mapping[str, Encoded],
+    numeric: Sequence[str],  # Those that are numbers
+) -> JointProfile | None:  # None where there is nothing to combine
+    "Fit directions on the even rows of a reference and count the odd ones."
+    arrays = {n: _array(columns[n]) for n in numeric}
+    directions = fit_directions({n: _spaced(v, 0, 2) for n, v in arrays.items()})
+    if directions is None:
+        return None
+    derived = derive(directions, {n: _spaced(arrays[n], 1, 2) for n in directions.names})
+    return JointProfile(directions, {n: count_numbers(v, kind="joint", limit=JOINT_CUTS) for n, v in derived.items()})
+
+
+def count_joint(
+    columns: Mapping[str, Encoded],
+    like: JointProfile | None,
+    odd: bool = False,  # Only the odd rows: a piece of the reference itself
+) -> JointProfile | None:  # None when a column that is needed is absent
+    "Count a window's derived columns."
+    if like is None or any(n not in columns for n in like.directions.names):
+        return None
+    arrays = {n: _spaced(_array(columns[n]), *((1, 2) if odd else (0, 1))) for n in like.directions.names}
+    derived = derive(like.directions, arrays)
+    return replace(like, columns={n: count_numbers(derived[n], p) for n, p in like.columns.items()})
+
+# %% ../../nbs/16_stats.profiles.ipynb #profile
 @dataclass(frozen=True)
 class Profile:
     "Profiles of a table's columns."
@@ -213,15 +277,19 @@ class Profile:
     rows: int
     period: tuple[int, int] | None = None  # first and last day, when the rows have a time
     ignored: tuple[str, ...] = ()  # columns of the table that are not compared, the one with the time first
+    joint: JointProfile | None = None  # what columns do together
+    segments: Mapping[str, Profile] = field(default_factory=dict)  # parts of the table, by `COLUMN=level`
 
     def count(
         self,
         columns: Mapping[str, Encoded],  # Columns of a window or of a piece of one
         days: IntArray | None = None,  # Their times
+        odd: bool = False,  # The rows are the reference's own: directions were fitted on the even ones
     ) -> Profile:  # Comparable to this one, and to be added to others so made
         "Profile a window at the cut points and levels of this reference; columns it lacks are left out."
         found = {name: count_like(columns[name], p) for name, p in self.columns.items() if name in columns}
-        return Profile(found, _row_count(columns), _period(days), self.ignored)
+        joint = count_joint(columns, self.joint, odd)
+        return Profile(found, _row_count(columns), _period(days), self.ignored, joint)
 
     def merge(
         self,
@@ -234,7 +302,7 @@ class Profile:
         self,
         folder: str | Path,
     ) -> Path:
-        "Write `profile.json` and `cuts.npy`; the same profile gives the same bytes."
+        "Write the profile's files; the same profile gives the same bytes."
         return save_profile(self, folder)
 
     @classmethod
@@ -297,10 +365,13 @@ def build_profile(
     columns: Mapping[str, Encoded],  # Columns as `contract.encode` gives them
     contract: HasColumns,  # Names and kinds
     days: IntArray | None = None,  # Times of the rows, in days since 1970
+    joint: bool = True,  # Whether directions are looked for
 ) -> Profile:
     "The reference profile of a table."
+    rows = _row_count(columns)
     built = {c.name: build_column(columns[c.name], c.kind) for c in contract.columns}
-    return Profile(built, _row_count(columns), _period(days))
+    together = build_joint(columns, [c.name for c in contract.columns if c.kind == "number"]) if joint else None
+    return Profile(built, rows, _period(days), joint=together)
 
 # %% ../../nbs/16_stats.profiles.ipynb #merge
 def _lowest(values: Iterable[float | None]) -> float | None:
@@ -334,8 +405,11 @@ def _merge_levels(
     b: LevelProfile,
 ) -> LevelProfile:
     "Both at once."
+    if len(a.buckets) != len(b.buckets):
+        raise InputError("profiles with different buckets do not add up", fix="count both with the same reference")
     counts = {level: a.counts.get(level, 0) + b.counts.get(level, 0) for level in sorted({*a.counts, *b.counts})}
-    return replace(a, counts=counts, rest=a.rest + b.rest, nulls=a.nulls + b.nulls)
+    buckets = tuple(map(sum, zip(a.buckets, b.buckets, strict=True)))
+    return replace(a, counts=counts, rest=a.rest + b.rest, nulls=a.nulls + b.nulls, buckets=buckets)
 
 # %% ../../nbs/16_stats.profiles.ipynb #merge-two
 def _merge_columns(
@@ -351,6 +425,24 @@ def _merge_columns(
     raise InputError("a number in one profile, a category in the other", where=f"column {name}")
 
 
+def _merge_joint(
+    a: JointProfile | None,
+    b: JointProfile | None,
+) -> JointProfile | None:  # None when one side has none
+    "Both at once."
+    if not (a and b):
+        return None
+    return replace(a, columns={n: _merge_numbers(p, b.columns[n]) for n, p in a.columns.items() if n in b.columns})
+
+
+def _merge_segments(
+    a: Mapping[str, Profile],
+    b: Mapping[str, Profile],
+) -> dict[str, Profile]:
+    "Both at once; what only one has is kept."
+    return {n: _merge_two(a[n], b[n]) if n in a and n in b else (a.get(n) or b[n]) for n in {**a, **b}}
+
+# %% ../../nbs/16_stats.profiles.ipynb #merge-profiles
 def _merge_two(
     a: Profile,
     b: Profile,
@@ -358,7 +450,9 @@ def _merge_two(
     "Rows of both; columns that one of them lacks are left out."
     days = [day for period in (a.period, b.period) if period for day in period]
     shared = {name: _merge_columns(name, p, b.columns[name]) for name, p in a.columns.items() if name in b.columns}
-    return Profile(shared, a.rows + b.rows, (min(days), max(days)) if days else None, a.ignored)
+    period = (min(days), max(days)) if days else None
+    joint, segments = _merge_joint(a.joint, b.joint), _merge_segments(a.segments, b.segments)
+    return Profile(shared, a.rows + b.rows, period, a.ignored, joint, segments)
 
 # %% ../../nbs/16_stats.profiles.ipynb #sketch
 def _pooled_cuts(
@@ -385,7 +479,8 @@ def _common(
         levels = [p for p in pieces if isinstance(p, LevelProfile)]
         total: Counter[str] = sum((Counter(p.counts) for p in levels), Counter())
         kept = _that_fit(total)
-        return LevelProfile(kept, total.total() - sum(kept.values()) + sum(p.rest for p in levels), 0, first.kind)
+        rest = total.total() - sum(kept.values()) + sum(p.rest for p in levels)
+        return LevelProfile(kept, rest, 0, first.kind, (0,) * BUCKETS if rest else ())
     cuts, exact = _pooled_cuts([p for p in pieces if isinstance(p, NumberProfile)])
     return replace(first, cuts=cuts, exact=exact)
 
@@ -395,7 +490,10 @@ def common_design(
 ) -> Profile:  # Whose `count` profiles every piece; its own counts mean nothing
     "Cut points and levels for data that comes in pieces."
     columns = {name: _common([p.columns[name] for p in pieces]) for name in pieces[0].columns}
-    return replace(pieces[0], columns=columns)
+    joint = pieces[0].joint
+    if joint:  # directions of the first piece serve; more rows bring values between its cut points
+        joint = replace(joint, columns={n: replace(p, exact=False) for n, p in joint.columns.items()})
+    return replace(pieces[0], columns=columns, joint=joint)
 
 # %% ../../nbs/16_stats.profiles.ipynb #save
 _CUT = np.dtype([("cut", "<f4"), ("upto", "<i8"), ("below", "<i8")])
@@ -407,7 +505,9 @@ def _header(
 ) -> dict[str, Any]:
     "What the JSON file says of a column."
     if isinstance(p, LevelProfile):
-        return {"name": name, "kind": p.kind, "nulls": p.nulls, "rest": p.rest, "levels": sorted(p.counts.items())}
+        buckets = {"buckets": " ".join(map(str, p.buckets))} if p.buckets else {}
+        levels = {"rest": p.rest, "levels": sorted(p.counts.items())}
+        return {"name": name, "kind": p.kind, "nulls": p.nulls} | levels | buckets
     limits = {"low": p.low, "high": p.high}
     return {
         "name": name,
@@ -429,23 +529,39 @@ def _cut_rows(
     return rows
 
 
+def _all_columns(
+    profile: Profile,
+) -> dict[str, ColumnProfile]:
+    "Columns and derived columns."
+    return {**profile.columns, **(profile.joint.columns if profile.joint else {})}
+
+
 def _document(
     profile: Profile,
 ) -> dict[str, Any]:
     "The JSON file."
-    headers = [_header(name, p) for name, p in profile.columns.items()]
-    return {"v": 1, "rows": profile.rows, "period": profile.period, "ignored": profile.ignored, "columns": headers}
+    headers = [_header(name, p) for name, p in _all_columns(profile).items()]
+    joint = profile.joint.directions if profile.joint else None
+    told = {"rows": profile.rows, "period": profile.period, "ignored": profile.ignored, "columns": headers}
+    scales = [[n, s.centre, s.spread] for n, s in zip(joint.names, joint.scales, strict=True)] if joint else []
+    more = {"joint": {"scales": scales, "directions": len(joint.weights)}} if joint else {}
+    return {"v": 1} | told | more | ({"segments": list(profile.segments)} if profile.segments else {})
 
 
 def save_profile(
     profile: Profile,
     folder: str | Path,  # Made when missing
 ) -> Path:  # The folder
-    "Write a profile as `profile.json` and `cuts.npy`."
+    "Write a profile as `profile.json` and plain arrays; segments stand in folders of their own."
     target = Path(folder)
     write_json(target / "profile.json", _document(profile))
-    cuts = [_cut_rows(p) for p in profile.columns.values() if isinstance(p, NumberProfile)]
+    cuts = [_cut_rows(p) for p in _all_columns(profile).values() if isinstance(p, NumberProfile)]
     np.save(target / "cuts.npy", np.concatenate(cuts) if cuts else np.empty(0, _CUT), allow_pickle=False)
+    if profile.joint:
+        d = profile.joint.directions
+        np.save(target / "joint.npy", np.concatenate([d.weights, d.whiten]), allow_pickle=False)
+    for i, part in enumerate(profile.segments.values()):
+        save_profile(part, target / f"segment-{i + 1}")
     return target
 
 # %% ../../nbs/16_stats.profiles.ipynb #load
@@ -455,11 +571,29 @@ def _read_column(
 ) -> ColumnProfile:
     "One column from its header and its counts."
     if "levels" in header:
-        return LevelProfile(dict(header["levels"]), header["rest"], header["nulls"], header["kind"])
+        buckets = tuple(int(n) for n in header.get("buckets", "").split())
+        return LevelProfile(dict(header["levels"]), header["rest"], header["nulls"], header["kind"], buckets)
     known = {key: header[key] for key in ("valued", "nulls", "exact", "low", "high", "kind")}
     return NumberProfile(rows["cut"].copy(), rows["upto"].copy(), rows["below"].copy(), **known)
 
 
+def _read_joint(
+    source: Path,
+    joint: dict[str, Any] | None,  # What profile.json says of it
+    columns: dict[str, ColumnProfile],  # All; those derived are taken out
+) -> JointProfile | None:
+    "The derived columns."
+    if not joint:
+        return None
+    rows = np.load(source / "joint.npy", allow_pickle=False)
+    names, scales = tuple(n for n, *_ in joint["scales"]), tuple(Scale(c, s) for _, c, s in joint["scales"])
+    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != len(names):
+        raise ValueError("joint.npy does not fit profile.json")
+    directions = Directions(names, scales, rows[: joint["directions"]], rows[joint["directions"] :])
+    derived = {n: columns.pop(n) for n in directions.derived}
+    return JointProfile(directions, {n: p for n, p in derived.items() if isinstance(p, NumberProfile)})
+
+# %% ../../nbs/16_stats.profiles.ipynb #load-profile
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError, MemoryError, OverflowError),
     *(SyntaxError, TokenError),  # numpy reads the head of an array with Python's own parser
@@ -480,6 +614,8 @@ def load_profile(
         parts = np.split(cuts, ends)
         columns = {h["name"]: _read_column(h, rows) for h, rows in zip(doc["columns"], parts, strict=False)}
         period = (int(doc["period"][0]), int(doc["period"][1])) if doc["period"] else None
-        return Profile(columns, int(doc["rows"]), period, tuple(doc["ignored"]))
+        joint = _read_joint(source, doc.get("joint"), columns)
+        segments = {n: load_profile(source / f"segment-{i + 1}") for i, n in enumerate(doc.get("segments", ()))}
+        return Profile(columns, int(doc["rows"]), period, tuple(doc["ignored"]), joint, segments)
     except _UNREADABLE as e:
         raise InputError(f"not a reference profile: {e}", where=str(source), fix="build it again") from None

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from .profiles import IntArray, LevelProfile, NumberProfile
 
 # %% auto #0
-__all__ = ['EXACT_GAP', 'BRIDGE_LOSS', 'FINE', 'STOP', 'BLOCK', 'Statistic', 'ENOUGH', 'UNINTERESTING', 'LEVEL', 'FEW', 'ks_gap',
-           'kolmogorov_tail', 'effective_rows', 'ks_exact', 'ks_p_value', 'permutation_p_value', 'chi_square_statistic',
-           'chi_square_tail', 'chi_square_p_value', 'fisher_p_value', 'fisher_smallest', 'margin', 'Comparison',
-           'compare_numbers', 'compare_levels', 'compare_nulls', 'rows_needed']
+__all__ = ['EXACT_GAP', 'DOUBTFUL', 'BRIDGE_LOSS', 'FINE', 'STOP', 'BLOCKS', 'Statistic', 'ENOUGH', 'DRAWABLE', 'UNINTERESTING',
+           'LEVEL', 'FEW', 'ks_gap', 'kolmogorov_tail', 'effective_rows', 'ks_exact', 'ks_p_value',
+           'permutation_p_value', 'chi_square_statistic', 'chi_square_tail', 'chi_square_p_value', 'fisher_p_value',
+           'fisher_smallest', 'margin', 'Comparison', 'compare_numbers', 'compare_levels', 'compare_nulls',
+           'rows_needed']
 
 # %% ../../nbs/17_stats.two_sample.ipynb #ks-gap
 def _steps(
@@ -55,7 +56,8 @@ def effective_rows(
     return n * m / (n + m)
 
 # %% ../../nbs/17_stats.two_sample.ipynb #lattice
-EXACT_GAP = 500_000  # some 20 ms
+EXACT_GAP = 100_000  # some 4 ms
+DOUBTFUL = 0.1  # p-values above this decide nothing, whatever their third digit
 
 
 def ks_exact(
@@ -96,11 +98,11 @@ def ks_p_value(
     hidden = BRIDGE_LOSS / math.sqrt(cuts) if cuts and rows > 4 * cuts else 0.0
     root = math.sqrt(rows)
     p = kolmogorov_tail((root + 0.12 + 0.11 / root) * gap / (n * m) + hidden)
-    return ks_exact(gap, n, m) if FINE < p < 0.3 and gap <= EXACT_GAP and not hidden else p
+    return ks_exact(gap, n, m) if FINE < p < DOUBTFUL and gap <= EXACT_GAP and not hidden else p
 
 # %% ../../nbs/17_stats.two_sample.ipynb #permute
 STOP = 20
-BLOCK = 1_000
+BLOCKS = 64, 4_096  # draws at once: few at first, since most tests stop early
 Statistic = Callable[[IntArray], NDArray[np.float64]]  # counts of the drawn sample, one draw a row
 
 
@@ -115,7 +117,7 @@ def permutation_p_value(
     rng = np.random.default_rng([seed, len(pooled), int(seen.sum())])
     bar, extreme, done = float(statistic(seen[None, :])[0]) * (1 - 1e-12) - 1e-12, 0, 0
     while done < draws:
-        size = min(BLOCK, draws - done)
+        size = min(max(BLOCKS[0], done), BLOCKS[1], draws - done)
         drawn = rng.multivariate_hypergeometric(pooled, int(seen.sum()), size=size, method="marginals")
         hits = np.flatnonzero(statistic(drawn) >= bar)
         if extreme + len(hits) >= STOP:
@@ -148,6 +150,7 @@ def chi_square_tail(
 
 # %% ../../nbs/17_stats.two_sample.ipynb #chi-p
 ENOUGH = 25  # expected rows per cell from which the asymptotic distribution is used
+DRAWABLE = 10**9  # rows of both samples from which numpy draws no more
 UNINTERESTING = 0.25  # an asymptotic p-value above this needs no drawing
 
 
@@ -164,7 +167,7 @@ def chi_square_p_value(
     statistic = chi_square_statistic(pooled, int(drawn.sum()))
     x = float(statistic(drawn[None, :])[0])
     p = chi_square_tail(x, len(pooled) - 1)
-    if p > UNINTERESTING or pooled.min() * drawn.sum() / pooled.sum() >= ENOUGH:
+    if p > UNINTERESTING or pooled.min() * drawn.sum() / pooled.sum() >= ENOUGH or pooled.sum() >= DRAWABLE:
         return x, p, "chi-square"
     return x, permutation_p_value(pooled, drawn, statistic, draws, seed), "chi-square, permutation"
 
@@ -287,18 +290,32 @@ def compare_numbers(
         return _nothing(n, m)
     gap = ks_gap(reference, current)
     p, method = ks_p_value(gap, n, m, 0 if reference.exact else len(reference.cuts)), "Kolmogorov-Smirnov"
-    if reference.exact and len(reference.cuts) <= FEW and p < 0.9:
+    if reference.exact and len(reference.cuts) <= FEW and p < 0.9 and n + m < DRAWABLE:
         p, method = _ks_by_permutation(reference, current, draws, seed), "Kolmogorov-Smirnov, permutation"
     distance = gap / (n * m)
     noise = 1.628 / math.sqrt(effective_rows(n, m)) - margin(n, m)  # the 99 % point of the distance itself
-    return Comparison(distance, p, distance, *_limits(distance, noise, n, m), n, m, method)
+    low, high = _limits(distance, noise, n, m)
+    return Comparison(distance, p, distance, low, min(1.0, high + _unseen(reference)), n, m, method)
+
+
+def _unseen(
+    reference: NumberProfile,
+) -> float:  # share of the reference
+    "By how much the distance may be larger between two cut points: both curves rise there, one by no more than this."
+    if reference.exact or not reference.valued:
+        return 0.0
+    inside = reference.below[1:] - reference.upto[:-1]
+    ends = reference.below[0], reference.valued - reference.upto[-1]
+    return float(max(*ends, inside.max(initial=0))) / reference.valued
 
 # %% ../../nbs/17_stats.two_sample.ipynb #compare-levels
 def _table(
     a: LevelProfile,
     b: LevelProfile,
 ) -> tuple[IntArray, IntArray]:
-    "Rows per level of both, in one order; what was pooled counts as one level."
+    "Rows per level of both, in one order, or per bucket where the reference could not keep all levels."
+    if a.buckets and b.buckets:
+        return np.array(a.buckets, np.int64), np.array(b.buckets, np.int64)
     levels = sorted({*a.counts, *b.counts})
     return (
         np.array([*(a.counts.get(k, 0) for k in levels), a.rest], np.int64),

@@ -1,0 +1,155 @@
+"""How fast `mlops-nb drift` is beside evidently: part of `make bench`, or `python -m tests.bench_drift --quick`.
+
+Every figure is that of a whole command in a process of its own, on one core, start of the interpreter included, beside its
+processor time and its peak memory. evidently's DataDriftPreset gets the same two Parquet files. Nothing is asserted here: the
+table is saved under nbs/tables and says which limits are met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mlops_nb.core.files import atomic_write, write_json
+
+TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
+EVIDENTLY = """
+import os, sys, warnings
+os.environ["DO_NOT_TRACK"] = "1"
+warnings.simplefilter("ignore")
+import pandas as pd
+from evidently import Report
+from evidently.presets import DataDriftPreset
+reference, current = (pd.read_parquet(f) for f in sys.argv[1:3])
+Report([DataDriftPreset()]).run(current, reference).dict()
+"""
+
+
+@dataclass(frozen=True)
+class Timed:
+    "One command."
+
+    what: str
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    limit_s: float = 0.0
+    limit_mib: float = 0.0
+
+    @property
+    def met(self) -> str:
+        "Whether it stays within its limits."
+        slow, large = self.limit_s and self.wall_s > self.limit_s, self.limit_mib and self.peak_mib > self.limit_mib
+        return "–" if not self.limit_s and not self.limit_mib else "no" if slow or large else "yes"
+
+
+def batch(rng: np.random.Generator, rows: int, columns: int) -> pa.Table:
+    "Numbers of three shapes, whole numbers, and one column of levels in five."
+    levels = pa.array([f"level {i}" for i in range(20)])
+    made: dict[str, pa.Array] = {}
+    for i in range(columns):
+        z = rng.standard_normal(rows)
+        made[f"x{i}"] = (
+            pa.array(z),
+            pa.array(np.exp(z).astype(np.float32)),
+            pa.array(rng.poisson(40, rows)),
+            pa.DictionaryArray.from_arrays(pa.array(rng.integers(0, 20, rows).astype(np.int32)), levels),
+            pa.array(np.where(rng.random(rows) < 0.05, np.nan, z), from_pandas=True),
+        )[i % 5]
+    return pa.table(made)
+
+
+def write(path: Path, seed: int, rows: int, columns: int, group: int = 1_000_000) -> Path:
+    "A Parquet file, written by row group."
+    rng = np.random.default_rng(seed)
+    first = batch(rng, min(rows, group), columns)
+    with pq.ParquetWriter(path, first.schema) as out:
+        out.write_table(first)
+        for start in range(group, rows, group):
+            out.write_table(batch(rng, min(group, rows - start), columns))
+    return path
+
+
+def timed(what: str, command: list[str], limit_s: float = 0.0, limit_mib: float = 0.0, core: int = 0) -> Timed:
+    "Run a command on one core and take its whole cost; raises when it fails."
+    start = time.perf_counter()
+    pid = os.posix_spawn(
+        "/usr/bin/env",
+        ["env", "taskset", "-c", str(core), *command],
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+        file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+    )
+    _, status, usage = os.wait4(pid, 0)
+    wall = time.perf_counter() - start
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, 1, 3):
+        raise RuntimeError(f"{what}: exit code {code}")
+    found = Timed(what, wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, limit_s, limit_mib)
+    print(f"{what}: {wall:.2f} s, {found.cpu_s:.2f} s of processor, {found.peak_mib:.0f} MiB", flush=True)
+    return found
+
+
+def best(runs: int, again: Callable[[], Timed]) -> Timed:
+    "The quickest of a few: a shared machine only ever adds."
+    return min((again() for _ in range(runs)), key=lambda t: t.wall_s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure drift on large files and save the table.")
+    parser.add_argument("--quick", action="store_true", help="small files, to see that it works")
+    parser.add_argument("--out", type=Path, default=TABLES)
+    parser.add_argument("--core", type=int, default=0)
+    given = parser.parse_args()
+    rows, long, runs = (20_000, 300_000, 1) if given.quick else (1_000_000, 100_000_000, 3)
+    command = [sys.executable, "-m", "mlops_nb.cli.main"]
+    with tempfile.TemporaryDirectory() as d:
+        here = Path(d)
+        files = write(here / "reference.parquet", 1, rows, 50), write(here / "current.parquet", 2, rows, 50)
+        found = [timed(f"profile, {rows:,} x 50", [*command, "profile", str(files[0]), "--out", f"{d}/p"])]
+
+        def drift(reference: Path, current: Path) -> list[str]:
+            return [*command, "drift", "--reference", str(reference), "--current", str(current), "--json"]
+
+        against = f"drift, {rows:,} x 50"
+        found += [
+            best(runs, lambda: timed(f"{against}, stored profile", drift(here / "p", files[1]), 3, 1_536, given.core)),
+            best(runs, lambda: timed(f"{against}, raw reference", drift(*files), 10, 0, given.core)),
+            timed(f"evidently DataDriftPreset, {rows:,} x 50", [sys.executable, "-c", EVIDENTLY, *map(str, files)]),
+        ]
+        for file in files:
+            file.unlink()
+        large = write(here / "large.parquet", 3, long, 5)
+        timed(
+            f"profile, {rows:,} x 5",
+            [*command, "profile", str(write(here / "r.parquet", 4, rows, 5)), "--out", f"{d}/q"],
+        )
+        found.append(timed(f"drift, {long:,} x 5, stored profile", drift(here / "q", large), 0, 1_536, given.core))
+    ratio = found[3].wall_s / found[1].wall_s
+    save(given.out, found, ratio, quick=given.quick)
+    return 0
+
+
+def save(out: Path, found: list[Timed], ratio: float, *, quick: bool) -> None:
+    "The table, as JSON and for a reader."
+    doc = [asdict(t) | {"met": t.met} for t in found]
+    write_json(out / "bench_drift.json", {"v": 1, "quick": quick, "times_faster_than_evidently": ratio, "runs": doc})
+    lines = ["| command, one core | wall s | processor s | peak MiB | limit | met |", "|---|---|---|---|---|---|"]
+    for t in found:
+        limit = " and ".join([f"{t.limit_s:g} s"] * bool(t.limit_s) + [f"{t.limit_mib:g} MiB"] * bool(t.limit_mib))
+        lines.append(f"| {t.what} | {t.wall_s:.2f} | {t.cpu_s:.2f} | {t.peak_mib:.0f} | {limit or '–'} | {t.met} |")
+    lines.append(f"\nAgainst a stored profile {ratio:.0f} times faster than evidently in the same run (bar: 30).")
+    atomic_write(out / "bench_drift.md", "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
