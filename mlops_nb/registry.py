@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle.format import Bundle, load_bundle
+from .bundle.release import require_release
 from .charter import load_frozen
 from .core.display import Table
 from .core.errors import InputError, Refused, require
 from .core.files import read_json
 from .core.hashing import sha256_file
+from .core.keys import read_people
 from .core.workspace import Workspace, stage_evidence
+from .ledger import Ledger
+from .poc.approval import check_approvers
 from .poc.tracking import Run, quiet_mlflow, track, tracking_uri
+from .poc.verification import verify_decision
 
 # %% auto #0
-__all__ = ['STAGING', 'Version', 'versions_table', 'registered', 'on_stage', 'accepted', 'mlflow_feeds', 'register']
+__all__ = ['STAGING', 'STAGES', 'ROLES', 'Version', 'versions_table', 'registered', 'on_stage', 'accepted', 'mlflow_feeds',
+           'register', 'check_gate', 'stage_of', 'find_version', 'move', 'check_role', 'follow_routes']
 
 # %% ../nbs/49_registry.ipynb #version
 STAGING = "staging"
@@ -222,3 +229,122 @@ def register(
             client.set_model_version_tag(name, number, key, value)
         client.set_registered_model_alias(name, STAGING, number)
         return _version(client, client.get_model_version(name, number))
+
+# %% ../nbs/49_registry.ipynb #stages
+STAGES = ("staging", "qa", "production")
+ROLES = ("champion", "challenger", "shadow")
+_STAGE = "stage"
+
+
+def check_gate(
+    ws: Workspace,
+    bundle_id: str,
+    stage: str,  # Where it is to go
+    today: date | None = None,
+) -> Bundle:
+    "The bundle, if it may go there; raises `Refused` with the reason."
+    bundle, decision = accepted(ws)
+    if bundle.id != bundle_id:
+        raise Refused(f"the decision is about {bundle.version}, not {bundle_id[:12]}", where=ws.decision_file.name)
+    found = verify_decision(ws)
+    if found.exit_code:
+        first = next(f for f in found.findings if f.state != "fits")
+        raise Refused(f"the decision does not hold any more: {first.message.text()}", where=ws.decision_file.name)
+    when = today or datetime.now(UTC).date()
+    if decision["expires"] < when.isoformat():
+        raise Refused(f"it expired on {decision['expires']}", where=ws.decision_file.name, fix="evaluate again")
+    if stage == "production":
+        check_approvers(ws, load_frozen(ws))
+        require_release(bundle, read_people(ws.approvers_file), ws.root, when)
+    return bundle
+
+# %% ../nbs/49_registry.ipynb #stage-of
+def _tagged(
+    client: Any,
+    version: Version,
+) -> str:
+    "The stage a version has reached."
+    tags = client.get_model_version(version.name, version.version).tags
+    return str(tags.get(_STAGE, STAGING))
+
+
+def stage_of(
+    ws: Workspace,
+    version: Version,
+) -> str:  # staging, qa or production
+    "The stage a version has reached."
+    with quiet_mlflow() as mlflow:
+        return _tagged(mlflow.MlflowClient(tracking_uri(ws)), version)
+
+
+def find_version(
+    ws: Workspace,
+    bundle_id: str = "",  # Its first digits will do; default: the one in staging
+) -> Version:
+    "A registered version; raises `InputError` when there is none."
+    found = (
+        on_stage(ws) if not bundle_id else next((v for v in registered(ws) if v.bundle_id.startswith(bundle_id)), None)
+    )
+    if found is None:
+        raise InputError(
+            f"no version {bundle_id[:12] or 'in staging'}", where="registry", fix=f"run 'mlops-nb run {ws.root.name}'"
+        )
+    return found
+
+# %% ../nbs/49_registry.ipynb #move
+def move(
+    ws: Workspace,
+    stage: str,  # qa or production
+    bundle_id: str = "",  # Default: the version in staging
+    actor: str = "",  # Default: the user of this process
+    today: date | None = None,
+) -> Version:
+    "Move a version one stage on, through the gate; raises `Refused` with the reason."
+    if stage not in STAGES[1:]:
+        raise InputError(f"no stage '{stage}'", where="registry", fix=f"use {' or '.join(STAGES[1:])}")
+    version = find_version(ws, bundle_id)
+    before = stage_of(ws, version)
+    if STAGES.index(stage) > STAGES.index(before) + 1:
+        raise Refused(f"it is in {before}: {stage} comes after qa", where=version.bundle_id[:12])
+    check_gate(ws, version.bundle_id, stage, today)
+    with quiet_mlflow() as mlflow:
+        client = mlflow.MlflowClient(tracking_uri(ws))
+        client.set_model_version_tag(version.name, version.version, _STAGE, max(stage, before, key=STAGES.index))
+        client.set_registered_model_alias(version.name, stage, version.version)
+        moved = _version(client, client.get_model_version(version.name, version.version))
+    told = {
+        "from": before,
+        "to": stage,
+        "version": version.version,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    Ledger(ws.ledger_file).append("version.moved", version.bundle_id, told, actor)
+    return moved
+
+# %% ../nbs/49_registry.ipynb #roles
+def check_role(
+    ws: Workspace,
+    version: Version,
+    role: str,
+) -> None:
+    "Raise `Refused` when a version's stage does not allow a role."
+    least = "qa" if role == "shadow" else "production"
+    if STAGES.index(has := stage_of(ws, version)) < STAGES.index(least):
+        fix = f"move it first: mlops-nb rollout promote {ws.root.name} --to {least}"
+        raise Refused(f"it is in {has}, a {role} comes from {least}", where=version.bundle_id[:12], fix=fix)
+
+
+def follow_routes(
+    ws: Workspace,
+    roles: Mapping[str, str],  # Role to the first digits of the bundle's id
+) -> None:
+    "Set the aliases of roles."
+    known = registered(ws)
+    with quiet_mlflow() as mlflow:
+        client = mlflow.MlflowClient(tracking_uri(ws))
+        for role in ROLES if known else ():
+            holder = next((v for v in known if roles.get(role) and v.bundle_id.startswith(roles[role])), None)
+            if holder:
+                client.set_registered_model_alias(holder.name, role, holder.version)
+            elif any(role in v.aliases for v in known):
+                client.delete_registered_model_alias(known[0].name, role)

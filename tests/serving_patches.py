@@ -391,10 +391,10 @@ def counters_start_anew(metrics: Any) -> None:
     metrics.Metrics.__init__ = init
 
 
-@patch("late_workers_not_waited_for", "control")
-def late_workers_not_waited_for(control: Any) -> None:
+@patch("late_workers_not_waited_for", "moves")
+def late_workers_not_waited_for(moves: Any) -> None:
     "A rollback is called done before every worker obeys."
-    swap(control, "wait_for_all", lambda *args, **kwargs: 0.0)
+    swap(moves, "wait_for_all", lambda *args, **kwargs: 0.0)
 
 
 @patch("slow_is_well", "breaker")

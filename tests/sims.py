@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 from mlops_nb.monitoring.sims import TOPICS as MONITORING
+from mlops_nb.poc.beside_sims import TOPICS as BESIDE
 from mlops_nb.poc.sims import TOPICS as POC
 from mlops_nb.stats.claims import run_topics
+from mlops_nb.trial.canarysims import TOPICS as ROLLOUT
 from mlops_nb.value.sims import TOPICS as VALUE
 
 TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
-FLOORS = {"poc": POC, "monitoring": {**MONITORING}, "value": VALUE}
+FLOORS = {"poc": POC, "beside": BESIDE, "monitoring": {**MONITORING}, "rollout": ROLLOUT, "value": VALUE}
 
 
 def main() -> int:

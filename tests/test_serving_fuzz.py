@@ -53,6 +53,7 @@ OPERATIONS = (
     *("GET /v2/models/{model}/versions/{version}", "GET /v2/models/{model}/versions/{version}/ready"),
     *("POST /predict", "POST /v2/models/{model}/infer", "POST /v2/models/{model}/versions/{version}/infer"),
     *("POST /outcomes", "GET /admin/status", "POST /admin/promote", "POST /admin/rollback"),
+    *("GET /admin/rollout", "POST /admin/shadow", "POST /admin/canary", "POST /admin/split"),
 )
 # what a JSON schema cannot say, or this server need not
 UNSAID = {

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
+from .rollout import rollout_app, traffic_app
 
 import mlops_nb
 from .common import guarded, say
@@ -30,10 +31,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From a notebook to a decision that can be defended, then to a service that can be trusted.",
 )
-for _part in (lab, model, tables, service):
+for _part in (lab, model, tables, service, traffic_app):
     app.registered_commands += _part.registered_commands
 app.add_typer(charter_app, name="charter")
 app.add_typer(keys_app, name="keys")
+app.add_typer(rollout_app, name="rollout")
 
 
 def _version(

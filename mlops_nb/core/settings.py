@@ -31,7 +31,9 @@ class LabSettings(BaseModel):
     mlflow_uri: str = ""  # tracking server; empty: SQLite in the workspace
     dvc_remote: str = ""  # remote of the snapshots; empty: the workspace's own cache
     quarto: str = ""  # path of the quarto program; empty: nbconvert renders; "auto": look on PATH
+    report_rhythm: str = ""  # reports that are due by the calendar: "alerts daily, roi quarterly"; empty: none
     trial_requests: int = Field(default=600, ge=50)  # single-row requests whose latency the trial measures
+    trial_load_s: float = Field(default=30, gt=0)  # longest time they are spread over at the expected rate
 
 # %% ../../nbs/01_core.settings.ipynb #serve-keys
 class Settings(LabSettings):
@@ -62,6 +64,8 @@ class Settings(LabSettings):
     serve_providers: str = "CPUExecutionProvider"  # onnxruntime execution providers, in order
     serve_trusted_file: str = ""  # people whose signatures count, in the form of approvers.toml; empty: nobody's
     serve_require_signature: bool = False  # load only bundles that one of them has signed
+    serve_require_approval: bool = False  # load only bundles with a decision that holds and an approval by one of them
+    serve_release_dir: str = ""  # folder of decision.json and approvals/; empty: the workspace the bundle stands in
     serve_dedup: Literal["auto", "on", "off"] = "auto"  # equal rows of a batch computed once; auto: if it pays
     serve_cache_rows: int = Field(default=0, ge=0)  # answers kept for rows that come again; 0: none
     serve_cache_ttl_s: float = Field(default=60.0, gt=0)

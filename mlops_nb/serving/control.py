@@ -5,38 +5,31 @@
 # %% ../../nbs/44i_serving.control.ipynb #imports
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from .governing import add_admin, needs, refusals
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from .. import __version__
-from ..core.errors import InputError, MlopsError, Unverifiable
+from ..core.errors import MlopsError, Unverifiable
 from .engine import Engine, now_us
 from .gateway import HttpError
 from .hot import current, resident
 from .http import refused
 from .log import Outcome
 from .metrics import Exposition
-from .openapi import complete, docs_page, responses
+from .openapi import complete, docs_page
 from .protocol import metadata
-from .routing import RouteFile, Routes, acknowledged, promoted, rolled_back, wait_for_all
 from .sink import NotRecorded
 
 # %% auto #0
-__all__ = ['OutcomeIn', 'OutcomesIn', 'to_outcome', 'append_event', 'change_routes', 'status_of', 'PromoteIn', 'needs',
-           'refusals', 'add_health', 'add_models', 'add_outcomes', 'add_admin', 'openapi_of', 'add_docs',
+__all__ = ['OutcomeIn', 'OutcomesIn', 'to_outcome', 'add_health', 'add_models', 'add_outcomes', 'openapi_of', 'add_docs',
            'make_control']
 
 # %% ../../nbs/44i_serving.control.ipynb #outcome-in
@@ -85,97 +78,6 @@ def to_outcome(
     when = int(sent.time.timestamp() * 1e6)
     return Outcome(sent.prediction_id, sent.unit_id, when, now_us(), sent.kind, text, number, sent.currency, basis)
 
-# %% ../../nbs/44i_serving.control.ipynb #events
-def append_event(
-    state: Path,
-    event: str,  # version.moved or rollout.rolled_back
-    actor: str,
-    data: dict[str, Any],
-) -> None:
-    "Add a line to the events of the server."
-    line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, "actor": actor, "data": data})
-    with (state / "events.jsonl").open("a") as f:
-        f.write(line + "\n")
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def change_routes(
-    state: Path,
-    event: str,
-    actor: str,
-    make: Callable[[Routes], Routes],
-) -> dict[str, Any]:
-    "Change the routes and wait for every worker; raises `InputError` or `Unverifiable`."
-    start = time.monotonic()
-    routes = RouteFile(state).change(make)
-    wait_for_all(state, routes.generation)
-    previous = routes.previous.version if routes.previous else None
-    done = {"generation": routes.generation, "champion": routes.champion.version, "previous": previous}
-    told = {**done, "seconds": round(time.monotonic() - start, 4)}
-    append_event(state, event, actor, told)
-    return told
-
-# %% ../../nbs/44i_serving.control.ipynb #status
-def status_of(
-    engine: Engine,
-) -> dict[str, Any]:
-    "What an operator wants to know."
-    return {
-        "ready": engine.ready and not engine.draining,
-        "worker": engine.place.worker,
-        "workers": acknowledged(engine.state),
-        "routes": engine.fleet.routes.to_dict() if engine.fleet.routes else None,
-        "versions": [_version_status(engine, v) for v in engine.fleet.versions],
-        "problem": engine.problem,
-    }
-
-
-def _version_status(
-    engine: Engine,
-    version: str,
-) -> dict[str, Any]:
-    loaded = engine.fleet.versions[version]
-    return {
-        "version": version,
-        "model": loaded.bundle.name,
-        "golden_rows": loaded.graphs.golden_rows,
-        "backlog_s": loaded.backlog_s(),
-        "levels": [
-            {
-                "level": level.name,
-                "batch_rows": level.batcher.limits.batch_rows,
-                "single_row_us": round(level.batcher.cost.seconds(1) * 1e6, 1),
-                "full_batch_us": round(level.batcher.cost.seconds(level.batcher.limits.batch_rows) * 1e6, 1),
-                "breaker": level.breaker.state,
-                **vars(level.batcher.counts),
-            }
-            for level in loaded.cascade.levels
-        ],
-    }
-
-# %% ../../nbs/44i_serving.control.ipynb #promote-in
-class PromoteIn(BaseModel):
-    "Body of `POST /admin/promote`: a resident version, or the folder of a bundle to load."
-
-    model_config = ConfigDict(extra="forbid")
-
-    version: str = Field(default="", max_length=64)
-    bundle: str = Field(default="", max_length=4096)
-
-# %% ../../nbs/44i_serving.control.ipynb #needs
-def needs(
-    engine: Engine,
-    role: str,
-) -> Any:
-    "A dependency that admits callers with `role`."
-
-    async def admit(request: Request) -> str:
-        headers = dict(request.headers.raw)
-        return engine.gateway.admit(headers, request.client.host if request.client else "", role).name
-
-    return Depends(admit)
-
 # %% ../../nbs/44i_serving.control.ipynb #translate
 async def _on_http_error(
     request: Request,
@@ -215,15 +117,7 @@ async def _on_refused(
     status = 504 if isinstance(error, Unverifiable) else 409
     return await _on_http_error(request, HttpError(status, "refused", str(error)))
 
-# %% ../../nbs/44i_serving.control.ipynb #refusals
-def refusals(
-    *statuses: str,
-    error: str = "Error",
-) -> dict[int | str, dict[str, Any]]:
-    "How a route may refuse, for the documentation."
-    return {int(s): r for s, r in responses(statuses, error=error).items() if s != "200"}
-
-
+# %% ../../nbs/44i_serving.control.ipynb #known-refusals
 _UNKNOWN = refusals("404", error="V2Error")
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"description": "Not ready, or stopping"}}
 
@@ -304,54 +198,6 @@ def add_outcomes(
         except NotRecorded as e:
             raise HttpError(503, "log", "the outcomes could not be recorded", retry_after_s=1.0) from e
         return {"accepted": len(kept)}
-
-# %% ../../nbs/44i_serving.control.ipynb #admin-routes
-def add_admin(
-    app: FastAPI,
-    engine: Engine,
-) -> None:
-    "What an operator may do."
-    admin = needs(engine, "admin")
-
-    told = refusals("401", "403", "429")
-    moved = refusals("400", "401", "403", "409", "413", "422", "429", "504")
-
-    @app.get("/admin/status", tags=["admin"], dependencies=[admin], responses=told)
-    async def status() -> dict[str, Any]:
-        "Routes, versions, workers."
-        return await asyncio.to_thread(status_of, engine)
-
-    @app.post("/admin/rollback", tags=["admin"], responses=moved)
-    async def rollback(actor: str = admin) -> dict[str, Any]:
-        "Everything to the previous version, which is resident; done when every worker obeys."
-        return await asyncio.to_thread(change_routes, engine.state, "rollout.rolled_back", actor, rolled_back)
-
-    @app.post("/admin/promote", tags=["admin"], responses=moved)
-    async def promote(sent: PromoteIn, actor: str = admin) -> dict[str, Any]:
-        "Everything to a resident version, or to a bundle that is loaded and proven first."
-        version, folder = await _candidate(engine, sent)
-
-        def make(routes: Routes) -> Routes:
-            return promoted(routes, version, folder)
-
-        return await asyncio.to_thread(change_routes, engine.state, "version.moved", actor, make)
-
-
-async def _candidate(
-    engine: Engine,
-    sent: PromoteIn,
-) -> tuple[str, str]:  # Version and folder
-    "What is to be promoted, loaded and proven in this worker."
-    if bool(sent.version) == bool(sent.bundle):
-        raise InputError("give either a version or a bundle", where="body")
-    if sent.version:
-        resident_version = engine.fleet.versions.get(sent.version)
-        if resident_version is None:
-            raise InputError(f"version '{sent.version}' is not resident", where="body", fix="give its bundle")
-        return sent.version, str(resident_version.bundle.path.resolve())
-    loaded = await engine.fleet.load(sent.bundle)
-    engine.fleet.versions.setdefault(loaded.id, loaded)
-    return loaded.id, str(loaded.bundle.path.resolve())
 
 # %% ../../nbs/44i_serving.control.ipynb #describe
 def openapi_of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import mmap
+import random
 import secrets
 import tempfile
 import time
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from .leader import Leader
+from .shadow import Shadow
+from .sides import Sides
 
 from ..bundle.format import Bundle
 from ..core.errors import MlopsError
@@ -39,8 +43,8 @@ from .tracing import linked, listeners, make_tracing
 from .version import Version
 
 # %% auto #0
-__all__ = ['Request', 'Reply', 'Tally', 'confidences', 'now_us', 'records_of', 'refusal', 'shed_error', 'namer', 'Engine',
-           'answer', 'answer_by', 'refuse', 'resident_bytes', 'publish']
+__all__ = ['SPARE_S', 'Request', 'Reply', 'Tally', 'confidences', 'now_us', 'records_of', 'refusal', 'shed_error', 'namer',
+           'Engine', 'answer', 'answer_by', 'compare', 'refuse', 'resident_bytes', 'publish']
 
 # %% ../../nbs/44f_serving.engine.ipynb #request
 @dataclass(slots=True)
@@ -181,6 +185,9 @@ class Engine:
         self.tally, self.gateway, self.recorder = Tally(self.metrics), Gateway(settings), Recorder(settings, self.place)
         self.cache, self.tracing = make_cache(settings), make_tracing(settings)
         self.fleet = Fleet(settings, self.state, self.place.worker, listeners(self.tally.batch, self.tracing))
+        self.sides, self.shadow = Sides(self.metrics), Shadow(self.metrics)
+        self.leader = Leader(self.state, self.metrics, self.place.log_dir)
+        self._judging: asyncio.Task[None] | None = None
         self.ready = self.draining = False
         self.in_flight, self.problem = 0, ""  # why the newest routes are not obeyed
         self.new_uid = namer()
@@ -196,13 +203,14 @@ class Engine:
         "Load what the routes name and become ready; raises when a bundle is not what it should be."
         if bundles:
             await asyncio.to_thread(prepare_state, self.state, bundles)
-        await self._look()
+        await self._look(wait=True)
         self.ready = True
         self._keeper = asyncio.create_task(self._keep())
         self.events.info("ready", worker=self.place.worker)
 
-    async def _look(self) -> None:
-        if await self.fleet.look():
+    async def _look(self, wait: bool = False) -> None:
+        if await self.fleet.look(wait):
+            self.sides.obey(self.fleet.routes, self.fleet.scale)
             self.recorder.bundles |= {v.id: v.bundle for v in self.fleet.versions.values()}
             self.events.info(
                 "routes", worker=self.place.worker, routes=self.fleet.routes and self.fleet.routes.to_dict()
@@ -210,8 +218,10 @@ class Engine:
 
     async def _keep(self) -> None:
         "Several times a second: look at the routes, publish the counters."
-        while True:
+        for turn in count():
             await asyncio.sleep(0.1)
+            if turn % 10 == 0 and (self._judging is None or self._judging.done()):
+                self._judging = asyncio.create_task(self._judge())
             try:
                 await self._look()
                 self.problem = ""
@@ -220,6 +230,13 @@ class Engine:
                 self.events.error("routes are not obeyed", problem=self.problem)
             publish(self)
 
+    async def _judge(self) -> None:
+        "Judge the rollout, if there is one and this worker leads; whatever fails there changes no answer."
+        try:
+            await asyncio.to_thread(self.leader.look)
+        except Exception:
+            self.events.exception("the rollout is not judged", worker=self.place.worker)
+
     async def stop(self) -> None:
         "Finish what was accepted, write what was recorded, let go of everything."
         self.ready = False
@@ -227,6 +244,10 @@ class Engine:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
+        if self._judging:
+            await self._judging
+        self.leader.resign()
+        await asyncio.to_thread(self.shadow.close)
         await self.fleet.close()
         await asyncio.to_thread(self.recorder.close)
         publish(self)
@@ -261,9 +282,15 @@ async def answer_by(
             answered = await version.cascade.answer(ask.rows, ask.n, deadline)
         else:
             answered = await _with_extras(engine, arm, version, ask, deadline)
-    except Shed as e:
-        raise shed_error(e, ask.n) from None
+    except Exception as e:
+        if arm.side:
+            engine.sides.failed(arm.side, len(ask.request_ids) or 1)
+        if isinstance(e, Shed):
+            raise shed_error(e, ask.n) from None
+        raise
     scored = time.monotonic()
+    if engine.fleet.watched:
+        compare(engine, arm, version, ask, answered, scored - request.started)
     ids = ask.ids or [f"{request.uid}.{i}" for i in range(ask.n)]
     reply = Reply(arm, version.bundle, answered.parts, ids)
     engine.tally.answered(ask, arm, answered.parts, answered.queue_s)
@@ -273,6 +300,25 @@ async def answer_by(
         raise HttpError(503, "log", "the answer could not be recorded", retry_after_s=1.0, rows=ask.n) from e
     engine.tally.layers((request.started, entered, scored, time.monotonic()), len(ask.request_ids) or 1)
     return reply
+
+# %% ../../nbs/44f_serving.engine.ipynb #compare
+SPARE_S = 0.001  # work that may wait while a shadow is given copies
+
+
+def compare(
+    engine: Engine,
+    arm: Arm,
+    version: Version,
+    ask: Ask,
+    answered: Answered,
+    seconds: float,
+) -> None:
+    "Count an answer for the comparison of versions, and offer a copy to the shadow."
+    if arm.side:
+        engine.sides.answered(arm.side, answered.parts, len(ask.request_ids), seconds)
+    fleet = engine.fleet
+    if fleet.shadow is not None and random.random() < fleet.shadow_share:
+        engine.shadow.offer(fleet.shadow, answered.parts, version.backlog_s() < SPARE_S)
 
 # %% ../../nbs/44f_serving.engine.ipynb #extras
 async def _with_extras(
@@ -315,6 +361,16 @@ def resident_bytes() -> int:
     return pages * int(mmap.PAGESIZE)
 
 
+def _publish_rollout(
+    engine: Engine,
+) -> None:
+    "How far the rollout is, told by the leader alone."
+    term, m = engine.leader.term, engine.metrics
+    m.put("rollout_share", value=term.controller.share if term else 0.0)
+    m.put("rollout_step", value=term.controller.step + 1 if term else 0)
+    m.put("rollout_evidence", value=min(term.controller.evidence, 1e9) if term else 0.0)
+
+
 def publish(
     engine: Engine,
 ) -> None:
@@ -332,6 +388,7 @@ def publish(
         m.put("cache_rows", outcome, value=rows)
     for name in ("primary", "lite"):
         m.put("breaker_open", name, value=sum(lv.breaker.state != "closed" for lv in levels if lv.name == name))
+    _publish_rollout(engine)
     if engine.recorder.log:
         m.put("log_rows", "written", value=engine.recorder.log.counts.written)
         m.put("log_rows", "dropped", value=engine.recorder.log.counts.dropped)

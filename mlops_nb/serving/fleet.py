@@ -6,20 +6,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
+from .sides import Scale, scale_of
+
 from ..bundle.format import load_bundle
+from ..core.errors import MlopsError
 from ..core.settings import Settings
 from .dedup import Saved
 from .routing import Arm, RouteFile, Routes, acknowledge, choose, first_routes
 from .runtime import Watchdog
-from .version import OnBatch, Version, load_graphs, make_version
+from .scoring import GraphScorer
+from .version import Graphs, OnBatch, Version, load_graphs, make_version
 
 # %% auto #0
-__all__ = ['prepare_state', 'named_arms', 'Fleet']
+__all__ = ['SWITCH_S', 'GRACE_S', 'prepare_state', 'load_aside', 'give_memory_back', 'Residents', 'named_arms', 'Fleet']
 
 # %% ../../nbs/44e_serving.fleet.ipynb #prepare
 def prepare_state(
@@ -33,8 +42,8 @@ def prepare_state(
         fresh = first_routes(opened)
         if old is None:
             return fresh
-        known = {a.version for a in (*old.arms, *([old.previous] if old.previous else []))}
-        return old if known == {v for v, _ in opened} else _after(old, fresh)
+        known = {a.version for a in (old.champion, old.previous) if a}
+        return _restarted(old) if known == {v for v, _ in opened} else _after(old, fresh)
 
     return RouteFile(folder).change(make)
 
@@ -45,6 +54,109 @@ def _after(
 ) -> Routes:
     return Routes(old.generation + 1, old.salt, fresh.arms, fresh.previous)
 
+
+def _restarted(
+    old: Routes,
+) -> Routes:
+    "The routes as they were, without arms whose bundle is gone."
+    lost = [a for a in old.arms if a.role != "champion" and not _opens(a)]
+    if not lost:
+        return old
+    arms = tuple(replace(a, share=1.0) if a.role == "champion" else a for a in old.arms if a.role != "challenger")
+    return Routes(old.generation + 1, old.salt, tuple(a for a in arms if a not in lost), old.previous)
+
+
+def _opens(
+    arm: Arm,
+) -> bool:
+    try:
+        return load_bundle(arm.bundle).version == arm.version
+    except MlopsError:
+        return False
+
+# %% ../../nbs/44e_serving.fleet.ipynb #load
+SWITCH_S = 0.0005  # how long a thread may hold Python's lock while something is loaded; usually ten times that
+
+
+def load_aside(
+    bundle: str | Path,
+    settings: Settings,
+    state: Path | None,  # None: nobody is being answered yet
+) -> Graphs:
+    "Load, prove and time a bundle while requests are answered."
+    if state is None:
+        return load_graphs(bundle, settings)
+    usual = sys.getswitchinterval()
+    with filelock.FileLock(state / "loading.lock", timeout=60):
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            return load_graphs(bundle, settings)
+        finally:
+            sys.setswitchinterval(usual)
+
+
+def give_memory_back() -> None:
+    "Ask the C library to return what is free; elsewhere than on glibc nothing happens."
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+# %% ../../nbs/44e_serving.fleet.ipynb #residents
+GRACE_S = 2.0  # between leaving the routes and being closed
+
+
+class Residents:
+    "The versions a worker holds: coming, here, and going."
+
+    def __init__(self, settings: Settings, state: Path, on_batch: OnBatch) -> None:
+        self._settings, self._state, self._on_batch = settings, state, on_batch
+        self.watchdog = Watchdog(settings.serve_model_timeout_ms / 1e3)
+        self.saved = Saved()
+        self.versions: dict[str, Version] = {}
+        self.coming: dict[str, Version] = {}  # loaded, and not yet routed to
+        self._loads: dict[str, asyncio.Task[Version]] = {}
+        self._leaving: list[tuple[float, Version]] = []
+
+    async def load(self, bundle: str | Path) -> Version:
+        "Load, prove and time a bundle, off the loop."
+        state = self._state if self.versions else None
+        graphs = await asyncio.to_thread(load_aside, bundle, self._settings, state)
+        return make_version(graphs, self._settings, self.watchdog, self._on_batch, self.saved)
+
+    async def have(self, arms: Sequence[Arm], wait: bool) -> bool:  # Whether they are all here
+        "Have the versions of these arms resident, now or later; raises when one is not what it should be."
+        here = self.versions.keys() | self.coming.keys() | self._loads.keys()
+        for arm in arms:
+            if arm.version not in here:
+                self._loads[arm.version] = asyncio.create_task(self.load(arm.bundle))
+        if wait and self._loads:
+            await asyncio.wait(self._loads.values())
+        for version in [v for v, task in self._loads.items() if task.done()]:
+            self.coming[version] = self._loads.pop(version).result()
+        return not any(arm.version in self._loads for arm in arms)
+
+    def retire(self, keep: Iterable[str]) -> None:
+        "Let the other versions go, when nobody can be on his way to them any more."
+        until = time.monotonic() + GRACE_S
+        self._leaving += [(until, self.versions.pop(v)) for v in set(self.versions) - set(keep)]
+
+    async def let_go(self) -> None:
+        "Close the versions whose time has come."
+        now, leaving = time.monotonic(), self._leaving
+        self._leaving = [(until, v) for until, v in leaving if until > now]
+        if gone := [v for until, v in leaving if until <= now]:
+            await asyncio.gather(*(v.close() for v in gone))
+            gone.clear()
+            leaving.clear()
+            await asyncio.to_thread(give_memory_back)
+
+    async def close(self) -> None:
+        "Finish what was accepted and let go of everything."
+        for task in self._loads.values():
+            task.cancel()
+        for version in (*self.versions.values(), *self.coming.values(), *(v for _, v in self._leaving)):
+            await version.close()
+        self.watchdog.stop()
+
 # %% ../../nbs/44e_serving.fleet.ipynb #fleet
 def named_arms(
     routes: Routes,
@@ -53,41 +165,52 @@ def named_arms(
     return [*routes.arms, *([routes.previous] if routes.previous else [])]
 
 
-class Fleet:
+class Fleet(Residents):
     "Loaded versions and the routes among them."
 
     def __init__(self, settings: Settings, state: Path, worker: int, on_batch: OnBatch) -> None:
-        self._settings, self._state, self._worker, self._on_batch = settings, state, worker, on_batch
-        self._file = RouteFile(state)
-        self.watchdog = Watchdog(settings.serve_model_timeout_ms / 1e3)
-        self.saved = Saved()
-        self.versions: dict[str, Version] = {}
+        super().__init__(settings, state, on_batch)
+        self._worker, self._file = worker, RouteFile(state)
         self.routes: Routes | None = None
         self.champion: Version | None = None
         self.names: frozenset[str] = frozenset()  # of resident bundles
+        self.shadow: GraphScorer | None = None
+        self.shadow_share = 0.0  # of the requests, copied
+        self.scale: Scale | None = None  # of the champion, while versions are compared
+        self.watched = False  # whether answers are compared or copied
+        self._wanted: Routes | None = None  # not yet obeyed
 
-    async def look(self) -> bool:  # Whether something changed
+    async def look(self, wait: bool = False) -> bool:  # Whether something changed
         "Obey new routes, if there are any; raises when one of their bundles is not what it should be."
-        routes = self._file.changed()
+        await self.let_go()
+        self._wanted = routes = self._file.changed() or self._wanted
         if routes is None:
             return False
-        for arm in named_arms(routes):
-            if arm.version not in self.versions:
-                self.versions[arm.version] = await self.load(arm.bundle)
-        self.routes, self.champion = routes, self.versions[routes.champion.version]
-        self.names = frozenset(v.bundle.name for v in self.versions.values())
-        acknowledge(self._state, self._worker, routes.generation)
-        await self._retire(arm.version for arm in named_arms(routes))
+        try:
+            if not await self.have(named_arms(routes), wait):
+                return False
+        except Exception as e:
+            self._wanted = None
+            if self.routes:
+                acknowledge(self._state, self._worker, self.routes.generation, routes.generation, str(e))
+            raise
+        await self._obey(routes)
         return True
 
-    async def load(self, bundle: str | Path) -> Version:
-        "Load, prove and time a bundle, off the loop."
-        graphs = await asyncio.to_thread(load_graphs, bundle, self._settings)
-        return make_version(graphs, self._settings, self.watchdog, self._on_batch, self.saved)
-
-    async def _retire(self, keep: Iterable[str]) -> None:
-        for version in set(self.versions) - set(keep):
-            await self.versions.pop(version).close()
+    async def _obey(self, routes: Routes) -> None:
+        "From here on, requests go where the routes say."
+        held, shadow = self.versions | self.coming, routes.shadow
+        champion, compared = held[routes.champion.version], any(a.side for a in routes.challengers)
+        if compared and (self.scale is None or champion is not self.champion):
+            self.scale = await asyncio.to_thread(scale_of, champion.bundle)
+        self.versions, self.coming = held, {}
+        self.routes, self.champion, self._wanted = routes, champion, None
+        self.shadow = self.versions[shadow.version].graphs.models[0][1].scorer if shadow else None
+        self.shadow_share = shadow.share if shadow else 0.0
+        self.watched = compared or shadow is not None
+        self.names = frozenset(v.bundle.name for v in self.versions.values())
+        acknowledge(self._state, self._worker, routes.generation)
+        self.retire(arm.version for arm in named_arms(routes))
 
     def route(self, unit: str) -> tuple[Arm, Version]:
         "Who answers a unit."
@@ -100,10 +223,4 @@ class Fleet:
         assert self.routes is not None, "routes are read before anything is ready"
         arm = next(a for a in named_arms(self.routes) if a.version == version)
         role = arm.role if arm in self.routes.arms else "previous"
-        return replace(arm, role=role), self.versions[version]
-
-    async def close(self) -> None:
-        "Finish what was accepted and let go of everything."
-        for version in self.versions.values():
-            await version.close()
-        self.watchdog.stop()
+        return replace(arm, role=role, side=""), self.versions[version]

@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 # %% auto #0
-__all__ = ['TIMES_S', 'ROWS', 'ROUTES', 'STATUSES', 'LEVELS', 'LAYERS', 'ARMS', 'REASONS', 'FAMILIES', 'Slot', 'PREFIX', 'Family',
-           'layout', 'open_table', 'Metrics', 'Exposition']
+__all__ = ['TIMES_S', 'ROWS', 'ROUTES', 'STATUSES', 'LEVELS', 'LAYERS', 'ARMS', 'SIDES', 'COMPARED', 'REASONS', 'FAMILIES',
+           'Slot', 'PREFIX', 'Family', 'layout', 'open_table', 'Metrics', 'Exposition']
 
 # %% ../../nbs/43e_serving.metrics.ipynb #families
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ STATUSES = (
 LEVELS = ("primary", "lite", "rule")
 LAYERS = ("intake", "cascade", "record")
 ARMS = ("champion", "challenger", "shadow", "previous")
+SIDES, COMPARED = ("new", "old"), ("requests", "error", "degraded", "slow", "high")
 REASONS = (
     *("overload", "deadline", "closing", "not_ready", "log"),
     *("rate_limit", "unauthenticated", "forbidden", "contract", "rows", "json", "form", "tensor", "body", "other"),
@@ -78,7 +79,17 @@ FAMILIES = (
     Family("flagged_rows", "Rows with a value the contract flags"),
     Family("cache_rows", "Rows looked up in the answer cache", labels={"outcome": ("hit", "joined", "miss")}),
     Family("duplicate_rows", "Rows not computed because an equal one of the batch was"),
-    Family("shadow_differs", "Shadow answers with another label"),
+    Family("shadow_rows", "Rows a shadow was given", labels={"outcome": ("answered", "failed")}),
+    Family("shadow_differs", "Rows a shadow answered otherwise than the champion"),
+    Family("shadow_dropped", "Rows that were not copied, because there was no capacity to spare"),
+    Family(
+        "compared",
+        "Requests of a canary (new) and of as many units of the champion (old)",
+        labels={"side": SIDES, "what": COMPARED},
+    ),
+    Family("rollout_share", "Share of the units on the version that is rolled out", "gauge"),
+    Family("rollout_step", "Step of the rollout, from 1; 0: none", "gauge"),
+    Family("rollout_evidence", "Evidence against the new version; at 1 it is taken back", "gauge"),
     Family("request_seconds", "Inside the server, by route", "histogram", {"route": ROUTES[:2]}, TIMES_S),
     Family(
         "layer_seconds",
@@ -178,6 +189,12 @@ class Metrics:
     def total(self, family: str, *labels: str) -> float:
         "The sum of one series over all workers, as last flushed."
         return float(self._table[:, self._slots[(family, labels)]].sum())
+
+    def buckets(self, family: str, *labels: str) -> list[float]:
+        "The counts of a histogram's buckets over all workers, the one above them last."
+        start = self._slots[(family, labels)]
+        found: list[float] = self._table[:, start : start + len(self._bounds[family]) + 1].sum(axis=0).tolist()
+        return found
 
 # %% ../../nbs/43e_serving.metrics.ipynb #families-out
 PREFIX = "mlops_nb_"

@@ -10,19 +10,25 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from ..core.errors import InputError, Unverifiable
+from ..core.errors import InputError, Refused, Unverifiable
 from ..core.files import read_json, write_json
 
 # %% auto #0
-__all__ = ['BUCKETS', 'Arm', 'Routes', 'first_routes', 'routes_from_dict', 'bucket', 'choose', 'rolled_back', 'promoted',
-           'RouteFile', 'acknowledge', 'acknowledged', 'behind', 'wait_for_all']
+__all__ = ['BUCKETS', 'NEW', 'OLD', 'Arm', 'Routes', 'first_routes', 'routes_from_dict', 'bucket', 'choose', 'rolled_back',
+           'alone', 'promoted', 'with_arms', 'standby', 'dismissed', 'canary', 'shadowed', 'RouteFile', 'acknowledge',
+           'said_by_workers', 'acknowledged', 'behind', 'wait_for_all']
 
 # %% ../../nbs/44_serving.routing.ipynb #routes
+BUCKETS = 10_000
+NEW, OLD = "new", "old"  # sides of a comparison
+
+
 @dataclass(frozen=True)
 class Arm:
     "A version and its share of the traffic."
@@ -30,7 +36,8 @@ class Arm:
     role: str  # champion, challenger or shadow
     version: str
     bundle: str  # folder of the bundle
-    share: float = 0.0  # of the units; the champion takes what is left
+    share: float = 0.0  # of the units; the champion takes what is left; of a shadow: of the requests, copied
+    side: str = ""  # new or old, while it is being compared
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,34 @@ class Routes:
     salt: str
     arms: tuple[Arm, ...]
     previous: Arm | None = None  # where a rollback goes
+    slow_ms: float = 0.0  # a request above counts as slow, while versions are compared
 
-    @property
+    @cached_property
     def champion(self) -> Arm:
         "The arm that answers everybody no other arm takes."
         return next(a for a in self.arms if a.role == "champion")
+
+    @cached_property
+    def challengers(self) -> tuple[Arm, ...]:
+        "The arms that take a share."
+        return tuple(a for a in self.arms if a.role == "challenger")
+
+    @cached_property
+    def shadow(self) -> Arm | None:
+        "The arm that gets copies."
+        return next((a for a in self.arms if a.role == "shadow"), None)
+
+    @cached_property
+    def edges(self) -> tuple[tuple[float, Arm], ...]:  # Bucket below which an arm answers, rising
+        "Who answers which bucket; the champion takes what is left."
+        ends, found = 0.0, []
+        for arm in self.challengers:
+            ends += arm.share * BUCKETS
+            found.append((ends, arm))
+        compared = sum(a.share for a in self.challengers if a.side == NEW)
+        if compared and (control := min(compared, 1 - ends / BUCKETS)) > 1e-9:
+            found += [((1 - control) * BUCKETS, self.champion), (BUCKETS, replace(self.champion, side=OLD))]
+        return tuple(found)
 
     def to_dict(self) -> dict[str, Any]:
         "JSON form."
@@ -66,12 +96,10 @@ def routes_from_dict(
 ) -> Routes:
     "The routes back from their JSON form."
     previous = Arm(**doc["previous"]) if doc.get("previous") else None
-    return Routes(doc["generation"], doc["salt"], tuple(Arm(**a) for a in doc["arms"]), previous)
+    arms = tuple(Arm(**a) for a in doc["arms"])
+    return Routes(doc["generation"], doc["salt"], arms, previous, doc.get("slow_ms", 0.0))
 
 # %% ../../nbs/44_serving.routing.ipynb #choose
-BUCKETS = 10_000
-
-
 def bucket(
     salt: str,
     unit: str,  # What must stay with its arm: a customer, a device
@@ -86,25 +114,30 @@ def choose(
     unit: str,
 ) -> Arm:
     "The arm that answers a unit."
-    if len(routes.arms) == 1:
-        return routes.arms[0]
-    place, edge = bucket(routes.salt, unit), 0.0
-    for arm in routes.arms:
-        if arm.role == "challenger":
-            edge += arm.share * BUCKETS
-            if place < edge:
-                return arm
-    return routes.champion
+    if not routes.edges:
+        return routes.champion
+    place = bucket(routes.salt, unit)
+    return next((arm for edge, arm in routes.edges if place < edge), routes.champion)
 
 # %% ../../nbs/44_serving.routing.ipynb #rollback
 def rolled_back(
     routes: Routes,
 ) -> Routes:
-    "Everything to the previous version; what was champion becomes the one to roll back to."
+    "Back to the champion while a challenger has traffic; else to the previous version, and the champion becomes the previous one."
+    if any(a.share for a in routes.challengers):
+        return alone(routes)
     if routes.previous is None:
         raise InputError("there is no previous version to roll back to", where="routes")
     back = replace(routes.previous, role="champion", share=1.0)
     return Routes(routes.generation + 1, routes.salt, (back,), routes.champion)
+
+
+def alone(
+    routes: Routes,
+) -> Routes:
+    "Everything to the champion, and no copies."
+    only = replace(routes.champion, share=1.0)
+    return Routes(routes.generation + 1, routes.salt, (only,), routes.previous)
 
 
 def promoted(
@@ -114,8 +147,66 @@ def promoted(
 ) -> Routes:
     "Everything to `version`."
     if routes.champion.version == version:
-        return replace(routes, generation=routes.generation + 1, arms=(replace(routes.champion, share=1.0),))
+        return alone(routes)
     return Routes(routes.generation + 1, routes.salt, (Arm("champion", version, folder, 1.0),), routes.champion)
+
+# %% ../../nbs/44_serving.routing.ipynb #arms
+def with_arms(
+    routes: Routes,
+    *arms: Arm,  # Besides the champion
+    slow_ms: float = 0.0,
+) -> Routes:
+    "The champion and these arms; raises `InputError` when the shares do not fit."
+    taken = sum(a.share for a in arms if a.role == "challenger")
+    if any(not 0 <= a.share <= 1 for a in arms) or taken > 1 + 1e-9:
+        raise InputError(
+            f"shares of {', '.join(f'{a.share:g}' for a in arms)}", where="routes", fix="from 0 to 1 in all"
+        )
+    if same := [a for a in arms if a.version == routes.champion.version]:
+        raise InputError(f"version {same[0].version} is the champion", where="routes")
+    champion = replace(routes.champion, share=round(1 - taken, 9))
+    return Routes(routes.generation + 1, routes.salt, (champion, *arms), routes.previous, slow_ms)
+
+
+def standby(
+    routes: Routes,
+    version: str,
+    folder: str,
+) -> Routes:
+    "As it is, with one more version resident."
+    known = [a for a in (*routes.arms, routes.previous) if a and a.version == version]
+    arms = routes.arms if known else (*routes.arms, Arm("challenger", version, folder))
+    return replace(routes, generation=routes.generation + 1, arms=arms)
+
+
+def dismissed(
+    routes: Routes,
+    version: str,
+) -> Routes:
+    "As it is, without that standby."
+    arms = tuple(a for a in routes.arms if a.version != version or a.share or a.role != "challenger")
+    return replace(routes, generation=routes.generation + 1, arms=arms)
+
+
+def canary(
+    routes: Routes,
+    version: str,
+    folder: str,
+    share: float,  # Of the units
+    slow_ms: float = 0.0,
+) -> Routes:
+    "A share of the units to a version that is compared with the champion."
+    return with_arms(routes, Arm("challenger", version, folder, share, NEW), slow_ms=slow_ms)
+
+
+def shadowed(
+    routes: Routes,
+    version: str,
+    folder: str,
+    share: float = 1.0,  # Of the requests
+) -> Routes:
+    "Copies of requests to a version whose answers nobody sees."
+    return with_arms(routes, Arm("shadow", version, folder, share))
 
 # %% ../../nbs/44_serving.routing.ipynb #file
 class RouteFile:
@@ -159,18 +250,28 @@ def acknowledge(
     folder: str | Path,  # state/
     worker: int,
     generation: int,
+    refused: int = 0,  # A newer generation that it cannot obey
+    problem: str = "",  # Why not
 ) -> None:
     "Say that this worker obeys a generation."
-    doc = {"pid": os.getpid(), "generation": generation, "time": time.time()}
+    said = {"refused": refused, "problem": problem} if refused else {}
+    doc = {"pid": os.getpid(), "generation": generation, "time": time.time(), **said}
     write_json(Path(folder) / "workers" / f"{worker}.json", doc)
+
+
+def said_by_workers(
+    folder: str | Path,
+) -> dict[str, dict[str, Any]]:  # Living worker to what it said last
+    "What each living worker said."
+    found = {p.stem: read_json(p) for p in sorted((Path(folder) / "workers").glob("*.json"))}
+    return {w: doc for w, doc in found.items() if _lives(doc["pid"])}
 
 
 def acknowledged(
     folder: str | Path,
 ) -> dict[str, int]:  # Living worker to generation
     "What each living worker obeys."
-    found = {p.stem: read_json(p) for p in sorted((Path(folder) / "workers").glob("*.json"))}
-    return {w: doc["generation"] for w, doc in found.items() if _lives(doc["pid"])}
+    return {w: doc["generation"] for w, doc in said_by_workers(folder).items()}
 
 
 def _lives(
@@ -189,8 +290,11 @@ def behind(
     folder: str | Path,
     generation: int,
 ) -> list[str]:  # Workers that do not obey it yet
-    "Who has not acknowledged a generation."
-    return [w for w, g in acknowledged(folder).items() if g < generation]
+    "Who has not acknowledged a generation; raises `Refused` with the reason of a worker that cannot."
+    said = said_by_workers(folder)
+    if cannot := [doc for doc in said.values() if doc.get("refused", 0) >= generation > doc["generation"]]:
+        raise Refused(cannot[0]["problem"])
+    return [w for w, doc in said.items() if doc["generation"] < generation]
 
 
 def wait_for_all(

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bundle.release import released
+
 from ..bundle.format import Bundle, load_bundle
-from ..bundle.sealing import admit
 from ..core.settings import Settings
 from .batching import Batcher, Limits
 from .breaker import Breaker, Tolerance
@@ -66,7 +67,7 @@ def load_graphs(
 ) -> Graphs:
     "Open, prove and time a bundle; raises `Refused` or `InputError` naming what is wrong."
     settings = settings or Settings()
-    bundle = admit(path if isinstance(path, Bundle) else load_bundle(path), settings)
+    bundle = released(path if isinstance(path, Bundle) else load_bundle(path), settings)
     primary = load_graph(bundle, bundle.model_path, settings)
     proven = prove(primary.scorer)
     models = [("primary", primary)]
