@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mlops_nb.monitoring.driftsims import TOPICS as DRIFT
 from mlops_nb.monitoring.sims import TOPICS as MONITORING
 from mlops_nb.poc.beside_sims import TOPICS as BESIDE
 from mlops_nb.poc.sims import TOPICS as POC
@@ -14,7 +15,7 @@ from mlops_nb.trial.canarysims import TOPICS as ROLLOUT
 from mlops_nb.value.sims import TOPICS as VALUE
 
 TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
-FLOORS = {"poc": POC, "beside": BESIDE, "monitoring": {**MONITORING}, "rollout": ROLLOUT, "value": VALUE}
+FLOORS = {"poc": POC, "beside": BESIDE, "drift": DRIFT, "monitoring": {**MONITORING}, "rollout": ROLLOUT, "value": VALUE}
 
 
 def main() -> int:

@@ -136,7 +136,7 @@ _JUDGE = (
         "gate",
         "mlops_nb.poc.gate:run_gate",
         deps=("charter.frozen.json", "evidence/export.json", "evidence/score.json"),
-        outs=("decision.json",),
+        outs=("decision.json", "evidence/gate.json"),
     ),
 )
 
@@ -249,11 +249,15 @@ def _score_events(ws: Workspace) -> Iterator[Event]:
 
 def _gate_events(ws: Workspace) -> Iterator[Event]:
     decision = read_json(ws.decision_file)
-    yield "decision.made", _candidate(ws), {"decision": decision["decision"], "sha256": sha256_file(ws.decision_file)}
+    told = {"decision": decision["decision"], "sha256": sha256_file(ws.decision_file)}
+    kept = {"day": decision["decided"], "by": decision["by"], "conditions": decision["conditions"]}
+    yield "decision.made", _candidate(ws), told | kept
 
 
 def _monitor_events(ws: Workspace) -> Iterator[Event]:
     evidence = stage_evidence(ws, "monitor")
+    if evidence.data["basis"] == "measured":
+        return  # the monitor itself tells of alerts: they outlive a window
     for window in evidence.data["windows"]:
         if window["state"] not in ("stable", "inconclusive"):
             yield "alert.opened", window["name"], {**window, "evidence": evidence.sha256}

@@ -103,7 +103,7 @@ def _deviation(
     tail = (1 - level) / 2
     value = math.sqrt(max(0.0, square - noise) / size)
     low = math.sqrt(_bound(square, noise, df, 1 - tail) / size)
-    high = math.sqrt(_bound(max(square, noise), noise, df, tail) / size)
+    high = math.sqrt(_bound(square, noise, df, tail) / size)
     return Interval(value, min(low, value), max(high, value), level, "anova-williams", n)
 
 # %% ../../nbs/23aa_poc.stability.ipynb #parts
