@@ -31,7 +31,8 @@ class LabSettings(BaseModel):
     mlflow_uri: str = ""  # tracking server; empty: SQLite in the workspace
     dvc_remote: str = ""  # remote of the snapshots; empty: the workspace's own cache
     quarto: str = ""  # path of the quarto program; empty: nbconvert renders; "auto": look on PATH
-    report_rhythm: str = ""  # reports that are due by the calendar: "alerts daily, roi quarterly"; empty: none
+    # what 'report due' makes, and how often: daily, weekly, monthly or quarterly; empty: nothing
+    report_rhythm: str = "alerts daily, performance weekly, quality monthly, retraining monthly, roi quarterly"
     trial_requests: int = Field(default=600, ge=50)  # single-row requests whose latency the trial measures
     trial_load_s: float = Field(default=30, gt=0)  # longest time they are spread over at the expected rate
 
