@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.policy
+import itertools
 import json
 import random
 from datetime import UTC, datetime, timedelta
@@ -51,7 +52,7 @@ def test_openings_and_closings_alternate_however_often_one_looks(seed: int) -> N
     for subject in ("drift", "fault"):
         own = [c.what for c in once if c.alert.subject == subject]
         assert own[:2] == ["opened", "closed"]
-        assert all(a != b for a, b in zip(own, own[1:], strict=False))
+        assert all(a != b for a, b in itertools.pairwise(own))
     assert len({c.alert.id for c in once if c.what == "opened"}) == sum(c.what == "opened" for c in once)
 
 

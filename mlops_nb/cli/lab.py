@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .common import fact_line, say, say_json
+from .common import fact_line, say, say_json, warn
 from ..core.errors import InputError, require
+from ..core.processes import RUN_PID
 from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
@@ -136,9 +138,15 @@ def charter_freeze(folder: Dir) -> None:
     Example: mlops-nb charter freeze churn
     """
     from mlops_nb.charter import freeze
+    from mlops_nb.ledger import Ledger
 
-    frozen = freeze(open_workspace(folder))
+    ws = open_workspace(folder)
+    before = len(Ledger(ws.ledger_file).entries("charter.frozen"))
+    frozen = freeze(ws)
     say(f"frozen as {frozen.sha256[:12]}" + (" (draft: no person has reviewed it)" if frozen.draft else ""))
+    for entry in Ledger(ws.ledger_file).entries("charter.frozen")[before:]:
+        for change in entry.data.get("changes", ()):
+            say(f"  {change['key']}: {change['before']} -> {change['after']}")
 
 
 @lab.command()
@@ -203,14 +211,88 @@ def gate(
         say(f"  - {Message.from_dict(reason)}")
     return None
 
+# %% ../../nbs/92_cli.lab.ipynb #monitor
+class _Source(StrEnum):
+    auto = "auto"
+    log = "log"
+    rehearsal = "rehearsal"
+
+
+_Retrain = Annotated[bool, typer.Option(help="Train a challenger where the policy and a diagnosis ask for one.")]
+
+
+def _watch(
+    ws: Workspace,
+    as_json: bool,
+    retrain: bool,
+    lang: str,
+) -> int:  # Exit code
+    "A round of the monitor, told to a person."
+    from mlops_nb.monitoring.drift import EXIT_CODES
+    from mlops_nb.monitoring.retraining import Proposal
+    from mlops_nb.monitoring.watch import watch
+
+    found = watch(ws, lang=lang)
+    if as_json:
+        say_json(found.evidence.to_dict())
+    else:
+        for line in found.lines(lang):
+            say(line)
+    if isinstance(found.proposal, Proposal) and retrain and not os.environ.get(RUN_PID):
+        _train(ws, found.proposal, found.look.at, lang)
+    return EXIT_CODES.get(found.look.verdict, 1)
+
+
+def _train(
+    ws: Workspace,
+    proposal: Any,
+    at: Any,  # Moment of the look
+    lang: str,
+) -> None:
+    "Train the challenger that a diagnosis asks for."
+    require("dvc", "lab")
+    from rich.console import Console
+
+    from mlops_nb.cli.progress import Progress
+    from mlops_nb.core.errors import Refused
+    from mlops_nb.lifecycle.challenger import read_register, train_challenger
+    from mlops_nb.monitoring.policy import load_policy
+
+    try:
+        train_challenger(
+            ws, proposal, at, load_policy(ws.policy_file).retrain, Progress(Console(stderr=True), lang or "en")
+        )
+    except Refused as e:
+        return warn(str(e))
+    for row in read_register(ws).table(lang or "en").rows[-1:]:
+        say(", ".join(row))
+    return None
+
 
 @lab.command()
-def monitor(folder: Dir, as_json: AsJson = False) -> None:
-    """Compare the production windows with the reference.
+def monitor(
+    folder: Dir,
+    source: Annotated[
+        _Source, typer.Option(help="The server's log, a rehearsal, or the log if there is one.")
+    ] = _Source.auto,
+    retrain: _Retrain = True,
+    as_json: AsJson = False,
+    lang: Lang = "",
+) -> None:
+    """Judge the windows of the server's log: what changed, why, who is told, whether to retrain.
+
+    Ends with 0 for stable, 1 for drift or an alert, 3 for inconclusive; a rehearsal ends with 0.
 
     Example: mlops-nb monitor churn
     """
-    show_facts(stage_of(folder, "monitor"), "monitor", as_json)
+    require("pandas", "lab")
+    from mlops_nb.monitoring.watch import has_log
+
+    ws = open_workspace(folder)
+    if source == "rehearsal" or (source == "auto" and not has_log(ws)):
+        return show_facts(stage_of(folder, "monitor"), "monitor", as_json)
+    code = _watch(ws, as_json, retrain, check_lang(lang) or ws.settings().lang or "en")
+    raise typer.Exit(0 if os.environ.get(RUN_PID) else code)
 
 # %% ../../nbs/92_cli.lab.ipynb #report
 @lab.command()

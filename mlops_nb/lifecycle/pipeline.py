@@ -179,11 +179,12 @@ def _raise_failure(
 def reproduce(
     ws: Workspace,
     stage: Stage,
+    again: bool = False,  # Also when nothing that DVC knows has changed
 ) -> None:
     "Let DVC run one stage; raises what the stage raised."
     failure_file(ws).unlink(missing_ok=True)
     log = ws.state / "stages" / f"{stage.name}.log"
-    answer = dvc(ws.root, "repro", "--quiet", "--single-item", stage.name, log=log)
+    answer = dvc(ws.root, "repro", "--quiet", "--single-item", *(["--force"] if again else []), stage.name, log=log)
     if answer.code:
         _raise_failure(ws, stage, log)
 

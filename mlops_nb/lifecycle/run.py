@@ -33,7 +33,8 @@ from mlops_nb.lifecycle.pipeline import (
 from .stages import AFTER_DECISION, BEFORE_DECISION, STAGES, Stage, check_charter, record_stage
 
 # %% auto #0
-__all__ = ['Listener', 'POSITIVE', 'Step', 'step_file', 'Outcome', 'key_figures', 'report_language', 'run_lifecycle']
+__all__ = ['Listener', 'POSITIVE', 'Step', 'step_file', 'Outcome', 'key_figures', 'report_language', 'run_to_decision',
+           'run_lifecycle']
 
 # %% ../../nbs/83_lifecycle.run.ipynb #progress
 @dataclass(frozen=True)
@@ -109,9 +110,10 @@ def _push_snapshot(
 def _run_stage(
     ws: Workspace,
     stage: Stage,
+    again: bool,  # Also when DVC sees nothing new
 ) -> None:
     "Run one stage and tell the ledger."
-    reproduce(ws, stage)
+    reproduce(ws, stage, again)
     record_stage(ws, stage.name)
     if stage.name == "data":
         _push_snapshot(ws)
@@ -122,12 +124,13 @@ def _run_stages(
     stages: tuple[Stage, ...],
     stale: frozenset[str],  # Names of stages that may have to run
     listen: Listener,
+    again: frozenset[str] = frozenset(),  # Names of stages that run in any case
 ) -> frozenset[str]:  # The same, with what the stages that ran made stale
     "Bring some stages up to date, in order."
     for stage in stages:
         if stage.name in stale:
             with _timed(ws, stage.name, listen):
-                _run_stage(ws, stage)
+                _run_stage(ws, stage, stage.name in again)
             stale = frozenset(s.name for s in STAGES)
         else:
             record_stage(ws, stage.name)
@@ -237,6 +240,26 @@ def _prepare(
     _sweep_outputs(ws)
     return stale_stages(ws)
 
+# %% ../../nbs/83_lifecycle.run.ipynb #decide
+def run_to_decision(
+    ws: Workspace,
+    listen: Listener = _silent,  # Told of every step
+) -> tuple[dict[str, Any], frozenset[str]]:  # decision.json, and the stages that are stale behind it
+    "From the table to the decision; raises `InputError` for bad input and `Refused` for a broken ledger."
+    stale = _run_stages(ws, BEFORE_DECISION, _prepare(ws), listen)
+    return read_json(ws.decision_file), stale
+
+
+def _after_decision(
+    ws: Workspace,
+    stale: frozenset[str],
+    listen: Listener,
+) -> None:
+    "Register what was accepted, watch it, value it."
+    _register(ws, listen)
+    live = frozenset({"monitor"}) if any((ws.logs / "predictions").glob("day=*/*")) else frozenset[str]()
+    _run_stages(ws, AFTER_DECISION, stale | live, listen, again=live)
+
 # %% ../../nbs/83_lifecycle.run.ipynb #run
 def run_lifecycle(
     ws: Workspace,
@@ -248,12 +271,10 @@ def run_lifecycle(
 
     began = time.monotonic()
     with _alone(ws):
-        stale = _run_stages(ws, BEFORE_DECISION, _prepare(ws), listen)
-        decision: dict[str, Any] = read_json(ws.decision_file)
+        decision, stale = run_to_decision(ws, listen)
         kinds: tuple[str, ...] = ("audit",)
         if decision["decision"] in POSITIVE:
-            _register(ws, listen)
-            _run_stages(ws, AFTER_DECISION, stale, listen)
+            _after_decision(ws, stale, listen)
             kinds = ("audit", "drift", "roi")
         pages = _report(ws, kinds, report_language(ws, lang), listen)
         index = write_index(ws)

@@ -65,7 +65,9 @@ def _promise(
     doc: Mapping[str, Any],
 ) -> Symptom:
     "The promised metric, whole interval on the wrong side."
-    fact = next((f for f in doc["facts"] if f["threshold"] is not None and f["state"] == "no-go"), {})
+    fact: Mapping[str, Any] = next(
+        (f for f in doc["facts"] if f["threshold"] is not None and f["state"] == "no-go"), {}
+    )
     shown = {"metric": str(fact.get("id", "")).partition("/")[0].removeprefix("window.")}
     numbers = {k: fact.get(k) for k in ("value", "high", "low", "threshold")}
     return Symptom("promise", "critical", (Message("alert.promise", {**shown, **numbers}),))

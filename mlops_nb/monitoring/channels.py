@@ -146,10 +146,12 @@ def _parcel(
     lang: str,
 ) -> Parcel:
     "The message for one receiver."
-    own = {"url": channel.url or (PAGERDUTY if channel.kind == "pagerduty" else ""), "url_env": channel.url_env}
+    url = channel.url or (PAGERDUTY if channel.kind == "pagerduty" else "")
     secrets = {"routing_key": channel.key_env} if channel.kind == "pagerduty" else {}
     body = _BODIES[channel.kind](change, model, lang)
-    return Parcel(f"{channel.label}/{change.alert.id}/{change.what}", channel.label, body, secrets=secrets, **own)
+    return Parcel(
+        f"{channel.label}/{change.alert.id}/{change.what}", channel.label, body, url, channel.url_env, secrets=secrets
+    )
 
 
 def tell(

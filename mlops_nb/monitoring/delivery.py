@@ -152,7 +152,7 @@ def _pause_s(
     asked_s: float,
 ) -> float:
     "How long a message waits after its last try; its id spreads the messages of a crowd."
-    pause = min(FIRST_PAUSE_S * 2 ** max(parcel.tries - 1, 0), LONGEST_PAUSE_S)
+    pause = min(FIRST_PAUSE_S * 2.0 ** max(parcel.tries - 1, 0), LONGEST_PAUSE_S)
     spread = int(sha256_bytes(f"{parcel.id} {parcel.tries}".encode())[:4], 16) / 0xFFFF
     return max(asked_s, pause * (0.8 + 0.4 * spread))
 
@@ -252,7 +252,9 @@ def _deliver(
     now: datetime,
 ) -> Round:
     "Deliver in order until the receiver fails beyond its budget."
-    sent, refused, attempts, budget = [], [], 0, 1.0
+    sent: list[str] = []
+    refused: list[Parcel] = []
+    attempts, budget = 0, 1.0
     for at, parcel in enumerate(parcels):
         if parcel.not_before and datetime.fromisoformat(parcel.not_before) > now:
             return Round(tuple(sent), tuple(parcels[at:]), tuple(refused), attempts)

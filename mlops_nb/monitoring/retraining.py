@@ -206,10 +206,10 @@ def _inputs(
 
 def _repeated(
     frame: pd.DataFrame,
-    units: list[str | None],
+    units: Sequence[Any],  # Their ids; None where there is none
 ) -> Any:  # Mask
     "Rows that say again what an earlier one said: of the same unit, or of nobody in particular at the same moment."
-    return frame.assign(_unit=units).duplicated(keep="first")
+    return frame.assign(_unit=list(units)).duplicated(keep="first")
 
 # %% ../../nbs/58_monitoring.retraining.ipynb #take-harvest
 def harvest(

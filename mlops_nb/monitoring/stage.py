@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from ..core.files import read_json, write_json
 from ..core.hashing import sha256_file
 from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
-from .diagnosis import Finding, diagnose
+from .diagnosis import diagnose
 from .drift import DriftVerdict, compare_profiles
+from .findings import Finding
+from .layers import data_facts, label_facts, model_facts
 from mlops_nb.monitoring.performance import (
     ANSWER,
     Realised,
@@ -34,16 +37,17 @@ from mlops_nb.monitoring.performance import (
     with_answers,
     with_status,
 )
-from .policy import Policy, load_policy
+from .policy import Change, Policy, load_policy
 from .rehearsal import Sent, apply_changes, send_window, window_slices
+from .scene import Backdrop, backdrop, same_period, scene_of
 from ..serving.log import read_log, read_outcomes
 from ..stats.intervals import proportion, to_fact
 from ..stats.profiles import Profile
 from ..trial.server import running
 
 # %% auto #0
-__all__ = ['Setting', 'read_setting', 'Future', 'read_future', 'rehearse', 'Window', 'judge_window', 'window_facts', 'window_doc',
-           'run_monitor']
+__all__ = ['Setting', 'answers_file', 'read_setting', 'Future', 'read_future', 'rehearse', 'Span', 'rehearsed', 'Window',
+           'judge_window', 'window_facts', 'worst_state', 'window_doc', 'run_monitor']
 
 # %% ../../nbs/56_monitoring.stage.ipynb #setting
 @dataclass(frozen=True)
@@ -54,9 +58,10 @@ class Setting:
     reference: Profile  # of inputs and answers
     policy: Policy
     promise: Performance
+    back: Backdrop  # the bundle ready to answer again, and rows whose outcome was known when it was accepted
 
 
-def _predictions_file(
+def answers_file(
     ws: Workspace,
 ) -> Path:
     "Where the trial left the answers to the held-out rows."
@@ -70,12 +75,12 @@ def read_setting(
     bundle = load_bundle(ws.root / stage_evidence(ws, "export").data["candidate"]["path"])
     if bundle.profile_path is None:
         raise InputError("the bundle has no reference profile", where=bundle.path.name, fix="export it again")
-    file = _predictions_file(ws)
+    file = answers_file(ws)
     if not file.exists():
         raise InputError("not there yet", where=ws.relative(file), fix=f"run 'mlops-nb trial {ws.root.name}' first")
     reference = with_answers(Profile.load(bundle.profile_path), pq.ParquetFile(file).read(), bundle.contract.target)
     promise = load_frozen(ws).charter.criteria.performance
-    return Setting(bundle, reference, load_policy(ws.policy_file), promise)
+    return Setting(bundle, reference, load_policy(ws.policy_file), promise, backdrop(bundle, ws.split("valid")))
 
 # %% ../../nbs/56_monitoring.stage.ipynb #future
 @dataclass(frozen=True)
@@ -120,22 +125,48 @@ def rehearse(
             for (plan, part), rows in zip(parts, changed, strict=True)
         ]
 
+# %% ../../nbs/56_monitoring.stage.ipynb #span
+@dataclass(frozen=True)
+class Span:
+    "The time a verdict is about."
+
+    name: str
+    start: datetime  # UTC
+    end: datetime  # not included
+    basis: str = "measured"
+    changes: tuple[Change, ...] = ()  # declared, in a rehearsal
+    open: bool = False  # whether records may still come
+
+    def to_dict(self) -> dict[str, Any]:
+        "JSON form; a rehearsal says nothing of the clock, so that the same inputs give the same bytes."
+        if self.basis == "simulated":
+            return {"open": False}
+        return {"start": self.start.isoformat(), "end": self.end.isoformat(), "open": self.open}
+
+
+def rehearsed(
+    sent: Sent,
+) -> Span:
+    "The span of a rehearsed window."
+    return Span(sent.plan.name, sent.start, sent.end, "simulated", sent.plan.changes)
+
 # %% ../../nbs/56_monitoring.stage.ipynb #found
 @dataclass(frozen=True)
 class Window:
     "What is known of one window."
 
-    sent: Sent
+    span: Span
     rows: int
     refused: int
     drift: DriftVerdict
     realised: Realised
     findings: tuple[Finding, ...]
+    layers: tuple[Fact, ...] = ()  # figures of the three layers that are compared with nothing
 
     @property
     def name(self) -> str:
-        "How the policy calls it."
-        return self.sent.plan.name
+        "How it is called."
+        return self.span.name
 
     @property
     def state(self) -> str:
@@ -144,25 +175,31 @@ class Window:
 
 # %% ../../nbs/56_monitoring.stage.ipynb #judge
 def judge_window(
-    sent: Sent,
+    span: Span,
     log: pa.Table,
     outcomes: pa.Table,
     s: Setting,
+    earlier: Sequence[pa.Table] = (),  # Windows before, as far as they tell what is usual
 ) -> Window:
     "Compare one window with the reference and with the promise, from the log alone."
-    records = window_of_log(log, sent.start, sent.end, s.bundle.version)
+    records = window_of_log(log, span.start, span.end, s.bundle.version)
     if not records.num_rows:
         raise InputError(
-            "no record of the window in the prediction log", where=sent.plan.name, fix="see the server's output"
+            "no record of the window in the prediction log", where=span.name, fix="see the server's output"
         )
     current = window_profile(records, s.reference, s.bundle.contract)
     verdict = compare_profiles(s.reference, current, s.policy.alpha, s.policy.floor, s.policy.visible)
     answered, target = with_status(records, "ok", "degraded"), s.bundle.contract.target
-    realised = realise(answered, outcomes, target, sent.plan.name, s.promise.metric, s.promise.threshold)
+    realised = realise(answered, outcomes, target, span.name, s.promise.metric, s.promise.threshold)
     refused = with_status(records, "rejected").num_rows
     inputs = input_columns(records, s.bundle.contract)
-    findings = diagnose(verdict, s.reference, inputs, realised.state, refused / records.num_rows)
-    return Window(sent, records.num_rows, refused, verdict, realised, findings)
+    season = same_period(log, span.start, span.end, s.bundle, s.reference)
+    scene = scene_of(records, outcomes, s.back, earlier, season)
+    findings = diagnose(verdict, s.reference, inputs, realised.state, refused / records.num_rows, scene)
+    layers = (*data_facts(records, s.bundle.contract, span.name), *model_facts(answered, target, span.name))
+    if span.basis == "measured":  # a rehearsal tells every outcome at once
+        layers += tuple(label_facts(answered, outcomes, target, span.name))
+    return Window(span, records.num_rows, refused, verdict, realised, findings, layers)
 
 # %% ../../nbs/56_monitoring.stage.ipynb #facts
 def window_facts(
@@ -181,7 +218,7 @@ def window_facts(
         own.append(Fact(f"window.labelled/{name}", window.realised.labelled / window.realised.answered, n=n))
     counts = window.realised.counts or {}
     own += [Fact(f"window.{k}/{name}", counts[k], "1", n=counts["rows"]) for k in ("actions", "hits") if k in counts]
-    return tuple(replace(f, basis="simulated") for f in (*window.realised.facts, *own))
+    return tuple(replace(f, basis=window.span.basis) for f in (*window.realised.facts, *own, *window.layers))
 
 # %% ../../nbs/56_monitoring.stage.ipynb #layers
 def _layers(
@@ -191,8 +228,12 @@ def _layers(
     inputs = {f.state for f in window.drift.features if not f.name.startswith(ANSWER)}
     answers = {f.state for f in window.drift.features if f.name.startswith(ANSWER)}
     return {
-        "data": {"state": _worst(inputs), "rows": window.rows, "refused": window.refused},
-        "model": {"state": _worst(answers), "promise": window.realised.state, "labelled": window.realised.labelled},
+        "data": {"state": worst_state(inputs), "rows": window.rows, "refused": window.refused},
+        "model": {
+            "state": worst_state(answers),
+            "promise": window.realised.state,
+            "labelled": window.realised.labelled,
+        },
         "business": {
             "state": "not-assessed" if window.realised.counts is None else "counted",
             "counts": window.realised.counts,
@@ -203,7 +244,7 @@ def _layers(
 _WORST = ("alert", "drift", "inconclusive", "stable")
 
 
-def _worst(
+def worst_state(
     states: Collection[str],
 ) -> str:
     "The state that outweighs the others."
@@ -218,11 +259,12 @@ def window_doc(
     return {
         "v": 1,
         "name": window.name,
-        "basis": "simulated",
+        "basis": window.span.basis,
+        **window.span.to_dict(),
         "state": window.state,
         "rows": window.rows,
         "refused": window.refused,
-        "changes": [c.model_dump(exclude_defaults=True) for c in window.sent.plan.changes],
+        "changes": [c.model_dump(exclude_defaults=True) for c in window.span.changes],
         "layers": _layers(window),
         "drift": window.drift.to_dict(),
         "diagnosis": [f.to_dict() for f in window.findings],
@@ -252,17 +294,31 @@ def _write_windows(
     files = [write_json(ws.windows / f"{w.name}.json", window_doc(w, facts[w.name])) for w in windows]
     data: Mapping[str, Any] = {
         "windows": [_listed(w, f) for w, f in zip(windows, files, strict=True)],
-        "verdict": _worst({w.state for w in windows}),
+        "verdict": worst_state({w.state for w in windows}),
         "basis": "simulated",
         "bundle": s.bundle.id,
         "alpha": s.policy.alpha,
     }
-    read = [ws.split("future"), ws.frozen_file, _predictions_file(ws), s.bundle.path / "manifest.json"]
+    read = [
+        ws.split("future"),
+        ws.split("valid"),
+        ws.frozen_file,
+        answers_file(ws),
+        s.bundle.path / "manifest.json",
+    ]
     inputs = ws.sources(*read, *([ws.policy_file] if ws.policy_file.exists() else []))
     rehearsed = Message("monitor.rehearsed", {"windows": len(windows)})
     return Evidence("monitor", tuple(f for w in windows for f in facts[w.name]), dict(data), inputs, (rehearsed,))
 
 # %% ../../nbs/56_monitoring.stage.ipynb #run
+def _usual(
+    log: pa.Table,
+    sent: Sequence[Sent],
+) -> list[pa.Table]:
+    "Windows that were sent without changes."
+    return [window_of_log(log, w.start, w.end) for w in sent if not w.plan.changes]
+
+
 def run_monitor(
     ws: Workspace,
 ) -> Evidence:
@@ -276,6 +332,7 @@ def run_monitor(
     shutil.rmtree(log_dir, ignore_errors=True)
     sent = rehearse(ws, s, log_dir)
     log, outcomes = read_log(log_dir), read_outcomes(log_dir)
-    evidence = _write_windows(ws, s, [judge_window(w, log, outcomes, s) for w in sent])
+    windows = [judge_window(rehearsed(w), log, outcomes, s, _usual(log, sent[:i])) for i, w in enumerate(sent)]
+    evidence = _write_windows(ws, s, windows)
     write_evidence(ws, evidence)
     return evidence

@@ -1,0 +1,153 @@
+"Looks at a production log that no window was announced to."
+
+from __future__ import annotations
+
+import itertools
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlops_nb.core.errors import InputError
+from mlops_nb.monitoring.look import look_at, spans, window_name, window_start
+from mlops_nb.monitoring.policy import Indicator, LookPlan, Policy
+from mlops_nb.monitoring.watch import seen_of
+from tests.monitored_log import START, draw, log_table, outcomes_table, setting, write, write_day
+
+SETTING = setting()
+
+
+def at(day: float, hours: float = 6) -> Any:
+    return START + timedelta(days=day, hours=hours)
+
+
+def states(look: Any) -> dict[str, str]:
+    return {d["name"]: d["state"] for d in look.documents}
+
+
+def test_days_are_found_and_judged_without_being_told(tmp_path: Path) -> None:
+    for day in range(4):
+        write_day(tmp_path, day, 400, factor=1.4 if day == 2 else 1.0)
+    look = look_at(tmp_path, SETTING, at(4))
+    assert list(states(look)) == ["2026-01-05", "2026-01-06", "2026-01-07", "2026-01-08", "2026-01-09"]
+    changed = look.documents[2]
+    assert changed["drift"]["drifted"] == ["age", "answer.p.Yes"]
+    assert [d["drift"]["drifted"] for d in look.documents[:2]] == [[], []]
+    assert {f.basis for f in look.facts} == {"measured"}
+    assert changed["layers"]["model"]["labelled"] == 400
+    assert look.documents[-1]["rows"] == 0, "the day that has begun"
+    json.dumps(look.documents, allow_nan=False)
+
+
+def test_looking_again_sees_the_same(tmp_path: Path) -> None:
+    for day in range(3):
+        write_day(tmp_path, day, 200)
+    first, second = (look_at(tmp_path, SETTING, at(3, hours)) for hours in (1, 9))
+    assert first.complete == second.complete
+
+
+def test_outcomes_that_come_late_change_an_old_window(tmp_path: Path) -> None:
+    table = write_day(tmp_path, 0, 500, told=0.0)
+    write_day(tmp_path, 1, 500)
+    before = look_at(tmp_path, SETTING, at(2)).documents[0]
+    assert before["layers"]["model"]["promise"] == "not-assessed"
+    rng = np.random.default_rng(5)
+    guesses = rng.choice(["Yes", "No"], 500).tolist()  # nothing the model says is true
+    write(
+        tmp_path, "outcomes", outcomes_table(table["prediction_id"].to_pylist(), guesses, at(2)), at(2), "late-000000"
+    )
+    after = look_at(tmp_path, SETTING, at(3)).documents[0]
+    assert after["layers"]["model"]["promise"] == "no-go"
+    delay = next(f for f in after["facts"] if f["id"].startswith("window.label_delay/"))
+    assert 24 < delay["value"] < 60
+
+
+def test_labels_of_some_rows_only_are_called_selective(tmp_path: Path) -> None:
+    table = write_day(tmp_path, 0, 600, told=0.0)
+    low = np.asarray(table["p.Yes"]) < 0.85
+    ids = [i for i, k in zip(table["prediction_id"].to_pylist(), low, strict=True) if k]
+    write(tmp_path, "outcomes", outcomes_table(ids, ["No"] * len(ids), at(1)), at(1))
+    facts = look_at(tmp_path, SETTING, at(1)).documents[0]["facts"]
+    assert next(f for f in facts if f["id"].startswith("window.selective_labels/"))["state"] == "selective"
+
+
+def test_a_day_without_traffic_is_not_stable(tmp_path: Path) -> None:
+    write_day(tmp_path, 0)
+    write_day(tmp_path, 2)
+    look = look_at(tmp_path, SETTING, at(3))
+    assert look.documents[1]["layers"]["data"]["state"] == "empty"
+    assert states(look)["2026-01-06"] == "inconclusive"
+    seen = seen_of(look, {}, SETTING.policy)
+    assert seen[1].symptoms["volume"] is not None
+
+
+def test_a_log_that_fell_silent_is_one_alert_not_three(tmp_path: Path) -> None:
+    write_day(tmp_path, 0)
+    look = look_at(tmp_path, SETTING, at(3))
+    seen = seen_of(look, {}, SETTING.policy)
+    assert seen[-1].symptoms["silent"] is not None
+    assert not [s for s in seen if s.symptoms.get("volume")]
+    assert [n.key for n in look.notes] == ["look.silent"]
+
+
+def test_another_version_and_a_shadow_are_not_judged(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    write(tmp_path, "predictions", log_table(draw(rng, 200), START, version="v0"), START)
+    write_day(tmp_path, 1, 300)
+    write(tmp_path, "predictions", log_table(draw(rng, 200, 9.0), at(1, 0), arm="shadow"), at(1), "1-000000")
+    look = look_at(tmp_path, SETTING, at(2))
+    assert [d["rows"] for d in look.documents] == [0, 300, 0]
+    assert look.documents[0]["others"] == 200
+    assert not [s for s in seen_of(look, {}, SETTING.policy) if s.symptoms.get("volume")]
+
+
+def test_the_first_day_is_shown_while_it_is_open(tmp_path: Path) -> None:
+    write_day(tmp_path, 0, 500, factor=2.0)
+    look = look_at(tmp_path, SETTING, START + timedelta(hours=23))
+    assert (look.documents[0]["open"], look.verdict) == (True, "drift")
+    assert [n.key for n in look.notes] == ["look.only-open"]
+    assert list(seen_of(look, {}, SETTING.policy)[0].symptoms) == ["silent"], "an open window tells nobody anything"
+
+
+def test_revenue_that_falls_leaves_its_limits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    for day in range(9):
+        table = write_day(tmp_path, day, 300)
+        ids, factor = table["prediction_id"].to_pylist(), 0.5 if day == 8 else 1.0
+        paid = outcomes_table(ids, (rng.gamma(2, 10, 300) * factor).tolist(), at(day + 1), "revenue")
+        write(tmp_path, "outcomes", paid, at(day + 1), f"r-{day:06d}")
+    policy = Policy(kpi=(Indicator(name="revenue", kind="revenue"),), look=LookPlan(windows=20))
+    look = look_at(tmp_path, setting(policy), at(9))
+    kpis = [d["layers"]["business"]["kpis"][0] for d in look.complete]
+    assert [k["state"] for k in kpis[:6]] == ["not-assessed"] * 6
+    assert [k["state"] for k in kpis[6:]] == ["in-control", "in-control", "out-of-control"]
+    assert abs(kpis[0]["value"] - 20) < 4
+
+
+def test_no_log_and_a_broken_part_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no prediction was logged"):
+        look_at(tmp_path, SETTING, at(1))
+    write_day(tmp_path, 0)
+    part = next(tmp_path.glob("predictions/*/*.parquet"))
+    part.write_bytes(part.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"part-.*cannot be read"):
+        look_at(tmp_path, SETTING, at(1))
+
+
+def test_a_broken_part_between_two_good_days_is_one_line(tmp_path: Path) -> None:
+    for day in range(3):
+        write_day(tmp_path, day)
+    next(tmp_path.glob("predictions/day=2026-01-06/*.parquet")).write_bytes(b"PAR1 nothing PAR1")
+    with pytest.raises(InputError, match="cannot be read"):
+        look_at(tmp_path, SETTING, at(3))
+
+
+@pytest.mark.parametrize("every", ["hour", "day", "week", "month"])
+def test_windows_touch_and_have_their_own_names(every: str) -> None:
+    cut = spans(START - timedelta(days=400), at(3), LookPlan.model_validate({"every": every, "windows": 30}))
+    assert all(a.end == b.start for a, b in itertools.pairwise(cut))
+    assert len({s.name for s in cut}) == len(cut)
+    assert all(s.name == window_name(window_start(s.end - timedelta(seconds=1), every), every) for s in cut)
