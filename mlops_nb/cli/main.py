@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
-from .rollout import rollout_app, traffic_app
 
 import mlops_nb
 from .common import guarded, say
 from .lab import charter_app, lab
 from .model import model
+from .reports import report_app
+from .rollout import rollout_app, traffic_app
 from .service import keys_app, service
 from .tables import tables
 from ..core.processes import watch_run
@@ -34,6 +35,7 @@ app = typer.Typer(
 for _part in (lab, model, tables, service, traffic_app):
     app.registered_commands += _part.registered_commands
 app.add_typer(charter_app, name="charter")
+app.add_typer(report_app, name="report")
 app.add_typer(keys_app, name="keys")
 app.add_typer(rollout_app, name="rollout")
 

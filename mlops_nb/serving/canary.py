@@ -20,7 +20,7 @@ from ..stats.eprocess import ODDS, Bets, Pairing, TwoSided, Wire, pairs_needed
 # %% auto #0
 __all__ = ['WEIGHTS', 'NEED_TRAFFIC', 'NEED_OUTCOMES', 'AT_START', 'AT_STEP', 'BY_MINUTE', 'HOLD', 'ADVANCE', 'FINISH',
            'ROLL_BACK', 'LAST_STEP_REQUESTS', 'BEYOND', 'RolloutPolicy', 'load_rollout_policy', 'rollout_policy',
-           'Seen', 'limits', 'Judge', 'Verdict', 'rates', 'Controller', 'noticed', 'kept', 'resumed']
+           'Seen', 'limits', 'Judge', 'Verdict', 'rates', 'Bench', 'noticed', 'Controller', 'kept', 'resumed']
 
 # %% ../../nbs/43k_serving.canary.ipynb #policy
 class RolloutPolicy(BaseModel):
@@ -157,12 +157,12 @@ def rates(
         "n_old": total.old,
     }
 
-# %% ../../nbs/43k_serving.canary.ipynb #controller
+# %% ../../nbs/43k_serving.canary.ipynb #bench
 LAST_STEP_REQUESTS = 50
 
 
-class Controller:
-    "Decides about a rollout from counts."
+class Bench:
+    "The judges of a rollout, and how far it has come."
 
     def __init__(
         self,
@@ -188,55 +188,12 @@ class Controller:
         "Capital over the bar."
         return sum(j.evidence for j in self.judges.values()) * self.policy.false_rollback
 
-    def observe(
-        self,
-        now: float,  # s, on a clock that never jumps
-        seen: Mapping[str, Seen],  # by metric, since the last look
-    ) -> Verdict:
-        "Learn from what happened, and decide."
-        if self.began is None or self.since is None:
-            self.began = self.since = now
-        self._stake(now)
-        tripped = [m for m, s in seen.items() if m in self.judges and self.judges[m].see(s)]
-        if tripped:
-            return self._back("rollout.wire", self.judges[tripped[0]])
-        if self.evidence >= 1:
-            return self._back("rollout.worse", max(self.judges.values(), key=lambda j: j.evidence))
-        return self._forward(now, now - self.since)
-
-    def _stake(self, now: float) -> None:
+    def stake(self, now: float) -> None:
+        "Move capital into the bets as the minutes pass."
         while self.began is not None and now >= self.began + 60 * (self.minutes + 1):
             self.minutes += 1
             for judge in self.judges.values():
                 judge.bets.stake(BY_MINUTE / (self.minutes * (self.minutes + 1)))
-
-    def _back(self, key: str, judge: Judge) -> Verdict:
-        limit = 0.0 if judge.wire is None else 100 * judge.wire.limit
-        told = {"metric": judge.metric, "limit": limit, **rates(judge.total)}
-        return Verdict(ROLL_BACK, 0.0, Message(key, told), self.evidence)
-
-    def _forward(self, now: float, held_s: float) -> Verdict:
-        missing, metric = self.missing()
-        wait_s = self.policy.hold_s - held_s
-        if missing:
-            done = self.judges[metric].pairs if self.share < 1 else self.judges[metric].step_new
-            more_s = missing * held_s / done if done and held_s else None
-            told = {"pairs": missing, "metric": metric, "share": 100 * self.share}
-            wait = None if more_s is None else max(more_s, wait_s)
-            return Verdict(HOLD, self.share, Message("rollout.needs", told), self.evidence, missing, wait)
-        if wait_s > 0:
-            told = {"seconds": round(wait_s), "share": 100 * self.share}
-            return Verdict(HOLD, self.share, Message("rollout.hold", told), self.evidence, 0, wait_s)
-        if self.share == 1.0:
-            return Verdict(FINISH, 1.0, Message("rollout.finish"), self.evidence)
-        return self._next(now)
-
-    def _next(self, now: float) -> Verdict:
-        self.step, self.since = self.step + 1, now
-        for judge in self.judges.values():
-            judge.next_step()
-        told = {"share": 100 * self.share, "step": self.step + 1}
-        return Verdict(ADVANCE, self.share, Message("rollout.step", told), self.evidence)
 
     def missing(self) -> tuple[int, str]:  # Pairs, and the metric that lacks most
         "How much traffic this step still needs."
@@ -268,6 +225,54 @@ def noticed(
     "The rate of the new version that a step must be able to notice."
     odds = BEYOND * policy.margin * old / (1 - old) if old < 1 else 1e9
     return min(max(old + policy.detect, odds / (1 + odds)), 0.999)
+
+# %% ../../nbs/43k_serving.canary.ipynb #controller
+class Controller(Bench):
+    "Decides about a rollout from counts."
+
+    def observe(
+        self,
+        now: float,  # s, on a clock that never jumps
+        seen: Mapping[str, Seen],  # by metric, since the last look
+    ) -> Verdict:
+        "Learn from what happened, and decide."
+        if self.began is None or self.since is None:
+            self.began = self.since = now
+        self.stake(now)
+        tripped = [m for m, s in seen.items() if m in self.judges and self.judges[m].see(s)]
+        if tripped:
+            return self._back("rollout.wire", self.judges[tripped[0]])
+        if self.evidence >= 1:
+            return self._back("rollout.worse", max(self.judges.values(), key=lambda j: j.evidence))
+        return self._forward(now, now - self.since)
+
+    def _back(self, key: str, judge: Judge) -> Verdict:
+        limit = 0.0 if judge.wire is None else 100 * judge.wire.limit
+        told = {"metric": judge.metric, "limit": limit, **rates(judge.total)}
+        return Verdict(ROLL_BACK, 0.0, Message(key, told), self.evidence)
+
+    def _forward(self, now: float, held_s: float) -> Verdict:
+        missing, metric = self.missing()
+        wait_s = self.policy.hold_s - held_s
+        if missing:
+            done = self.judges[metric].pairs if self.share < 1 else self.judges[metric].step_new
+            more_s = missing * held_s / done if done and held_s else None
+            told = {"pairs": missing, "metric": metric, "share": 100 * self.share}
+            wait = None if more_s is None else max(more_s, wait_s)
+            return Verdict(HOLD, self.share, Message("rollout.needs", told), self.evidence, missing, wait)
+        if wait_s > 0:
+            told = {"seconds": round(wait_s), "share": 100 * self.share}
+            return Verdict(HOLD, self.share, Message("rollout.hold", told), self.evidence, 0, wait_s)
+        if self.share == 1.0:
+            return Verdict(FINISH, 1.0, Message("rollout.finish"), self.evidence)
+        return self._next(now)
+
+    def _next(self, now: float) -> Verdict:
+        self.step, self.since = self.step + 1, now
+        for judge in self.judges.values():
+            judge.next_step()
+        told = {"share": 100 * self.share, "step": self.step + 1}
+        return Verdict(ADVANCE, self.share, Message("rollout.step", told), self.evidence)
 
 # %% ../../nbs/43k_serving.canary.ipynb #kept
 def _kept(

@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from .leader import Leader
-from .shadow import Shadow
-from .sides import Sides
 
 from ..bundle.format import Bundle
 from ..core.errors import MlopsError
@@ -33,18 +30,21 @@ from .fleet import Fleet, prepare_state
 from .gateway import Gateway, HttpError
 from .jobs import Outcome as BatchOutcome
 from .jobs import Shed
+from .leader import Leader
 from .log import Record
 from .metrics import LAYERS, REASONS, Metrics
 from .protocol import Ask
 from .recorder import Place, Recorder
 from .routing import Arm
+from .shadow import Shadow
+from .sides import Sides
 from .sink import NotRecorded
 from .tracing import linked, listeners, make_tracing
 from .version import Version
 
 # %% auto #0
 __all__ = ['SPARE_S', 'Request', 'Reply', 'Tally', 'confidences', 'now_us', 'records_of', 'refusal', 'shed_error', 'namer',
-           'Engine', 'answer', 'answer_by', 'compare', 'refuse', 'resident_bytes', 'publish']
+           'Parts', 'Engine', 'answer', 'answer_by', 'compare', 'refuse', 'resident_bytes', 'publish']
 
 # %% ../../nbs/44f_serving.engine.ipynb #request
 @dataclass(slots=True)
@@ -172,8 +172,8 @@ def namer() -> Callable[[], str]:
     prefix, numbers = secrets.token_hex(12), count()
     return lambda: f"{prefix}{next(numbers):08x}"
 
-# %% ../../nbs/44f_serving.engine.ipynb #engine
-class Engine:
+# %% ../../nbs/44f_serving.engine.ipynb #parts
+class Parts:
     "Everything one worker process holds."
 
     def __init__(self, settings: Settings, place: Place | None = None) -> None:
@@ -193,6 +193,10 @@ class Engine:
         self.new_uid = namer()
         self._keeper: asyncio.Task[None] | None = None
         self.events = event_logger()
+
+# %% ../../nbs/44f_serving.engine.ipynb #engine
+class Engine(Parts):
+    "A worker process."
 
     async def start(
         self,

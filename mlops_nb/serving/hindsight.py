@@ -18,15 +18,15 @@ from .parts import read_parts
 from .routing import NEW, OLD
 
 # %% auto #0
-__all__ = ['MOST', 'LABEL', 'Hindsight']
+__all__ = ['MOST', 'LABEL', 'Known', 'Hindsight']
 
-# %% ../../nbs/44ea_serving.hindsight.ipynb #hindsight
+# %% ../../nbs/44ea_serving.hindsight.ipynb #known
 MOST = 1_000_000  # answers that are remembered
 LABEL = "label"  # kind of the outcomes that are ground truth
 
 
-class Hindsight:
-    "What became known about the answers of both sides."
+class Known:
+    "Answers of both sides, and the outcomes that came in about them."
 
     def __init__(
         self,
@@ -43,17 +43,7 @@ class Hindsight:
         self._answers: dict[str, tuple[str, float]] = {}
         self._waiting: dict[tuple[str, bool], list[float]] = {}
 
-    def look(self) -> dict[str, Seen]:  # By metric
-        "What is new since the last look."
-        self._learn()
-        counts = {m: {NEW: [0, 0], OLD: [0, 0]} for m in ("ranking", "kpi")}
-        for o in self._outcomes():
-            for metric, side, bad in self._judged(o):
-                counts[metric][side][0] += 1
-                counts[metric][side][1] += bad
-        return {m: Seen(*c[NEW], *c[OLD]) for m, c in counts.items()}
-
-    def _learn(self) -> None:
+    def learn(self) -> None:
         "Read the parts of the prediction log that were sealed since."
         for part in sorted(self._logs.glob("predictions/day=*/part-*.parquet")):
             if part in self._read or part.stat().st_mtime < self._since.timestamp():
@@ -65,7 +55,7 @@ class Hindsight:
                 if side and row["probability"] is not None and len(self._answers) < MOST:
                     self._answers[row["prediction_id"]] = side, row["probability"]
 
-    def _outcomes(self) -> Iterator[dict[str, Any]]:
+    def outcomes(self) -> Iterator[dict[str, Any]]:
         "Outcomes nobody has seen yet and whose answer is known."
         found = read_parts(self._logs / "outcomes", since=self._since.date())
         for o in (found if found is not None else pa.table({})).to_pylist():
@@ -74,6 +64,20 @@ class Hindsight:
             if known and key not in self._told and o["received"] >= self._since:
                 self._told.add(key)
                 yield o
+
+# %% ../../nbs/44ea_serving.hindsight.ipynb #hindsight
+class Hindsight(Known):
+    "What became known about the answers of both sides."
+
+    def look(self) -> dict[str, Seen]:  # By metric
+        "What is new since the last look."
+        self.learn()
+        counts = {m: {NEW: [0, 0], OLD: [0, 0]} for m in ("ranking", "kpi")}
+        for o in self.outcomes():
+            for metric, side, bad in self._judged(o):
+                counts[metric][side][0] += 1
+                counts[metric][side][1] += bad
+        return {m: Seen(*c[NEW], *c[OLD]) for m, c in counts.items()}
 
     def _judged(self, o: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:  # Metric, side, whether it is bad
         by_unit = (self._side_of(o["unit_id"]), 0.0) if o["unit_id"] else ("", 0.0)

@@ -39,7 +39,7 @@ from .routing import NEW, OLD, RouteFile, Routes, alone, canary, choose, promote
 # %% auto #0
 __all__ = ['RUNNING', 'FINISHED', 'TAKEN_BACK', 'STOPPED', 'LEAST_SLOW_S', 'ASSUMED_SLOW_S', 'WHAT', 'Totals', 'OUTCOMES_S',
            'rollout_file', 'read_rollout', 'slow_limit_ms', 'begin_rollout', 'totals_of', 'seen_since',
-           'enabled_metrics', 'taken_over', 'Term', 'Leader']
+           'enabled_metrics', 'taken_over', 'Record', 'Term', 'Leader']
 
 # %% ../../nbs/44eb_serving.leader.ipynb #doc
 RUNNING, FINISHED, TAKEN_BACK, STOPPED = "running", "finished", "rolled_back", "stopped"
@@ -165,26 +165,49 @@ def taken_over(
         return resumed(policy, doc["judged"], now, seed)
     return Controller(policy, enabled_metrics(policy, logs), seed)
 
+# %% ../../nbs/44eb_serving.leader.ipynb #record
+class Record:
+    "A rollout as its file tells it, and the hand that writes it."
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.doc: dict[str, Any] = read_json(rollout_file(state))
+
+    def move(self, event: str, make: Callable[[Routes], Routes], why: Mapping[str, Any]) -> None:
+        "Change the routes, and say why."
+        with contextlib.suppress(Unverifiable):  # a worker that hangs follows when it can; the event names it
+            self.doc["seconds"] = change_routes(self.state, event, "rollout", make, why)["seconds"]
+
+    def end(self, state: str, reason: Message) -> None:
+        "Write down how it ended."
+        self.tell(state, 1.0 if state == FINISHED else 0.0, reason.to_dict())
+
+    def tell(self, state: str, share: float, reason: Mapping[str, Any]) -> None:
+        "Write down how far it is."
+        told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "share": share, "reason": reason}
+        self.doc |= {"state": state, "share": share, "reason": reason, "history": [*self.doc["history"], told]}
+        write_json(rollout_file(self.state), self.doc)
+
 # %% ../../nbs/44eb_serving.leader.ipynb #term
 OUTCOMES_S = 15.0
 
 
-class Term:
+class Term(Record):
     "Judges one rollout and acts."
 
     def __init__(self, state: Path, metrics: Metrics, logs: str | Path | None, now: float) -> None:
-        self._state, self._metrics, self._logs = state, metrics, logs
-        self.doc: dict[str, Any] = read_json(rollout_file(state))
+        super().__init__(state)
+        self._metrics, self._logs = metrics, logs
         self.controller = taken_over(self.doc, logs, now)
         self._before, self._outcomes_at = totals_of(metrics), now
         self._hindsight: Hindsight | None = None
 
     def look(self, now: float) -> Verdict | None:  # None: it is over
         "Judge what happened since the last look, and act."
-        routes = RouteFile(self._state).read()
+        routes = RouteFile(self.state).read()
         if not _compared(routes, self.doc["version"]):
-            events = read_events(self._state)
-            self._end(STOPPED, Message("rollout.stopped", {"actor": events[-1]["actor"] if events else ""}))
+            events = read_events(self.state)
+            self.end(STOPPED, Message("rollout.stopped", {"actor": events[-1]["actor"] if events else ""}))
             return None
         totals = totals_of(self._metrics)
         seen = seen_since(self._before, totals) | self._known(now)
@@ -206,37 +229,25 @@ class Term:
         return {m: s for m, s in self._hindsight.look().items() if m in judged}
 
     def _side_of(self, unit: str) -> str:
-        return choose(RouteFile(self._state).read(), unit).side
+        return choose(RouteFile(self.state).read(), unit).side
 
     def _act(self, verdict: Verdict) -> None:
         doc, reason = self.doc, verdict.reason.to_dict()
         why = {"version": doc["version"], "share": verdict.share, **reason}
         if verdict.action == ROLL_BACK:
-            self._move("rollout.rolled_back", alone, why)
-            self._end(TAKEN_BACK, verdict.reason)
+            self.move("rollout.rolled_back", alone, why)
+            self.end(TAKEN_BACK, verdict.reason)
         elif verdict.action == FINISH:
-            self._move("version.moved", lambda r: promoted(r, doc["version"], doc["bundle"]), {**why, "to": "champion"})
-            self._end(FINISHED, verdict.reason)
+            self.move("version.moved", lambda r: promoted(r, doc["version"], doc["bundle"]), {**why, "to": "champion"})
+            self.end(FINISHED, verdict.reason)
         elif verdict.action == ADVANCE:
-            self._move("rollout.step", self._grown(verdict.share), why)
-            self._tell(RUNNING, verdict.share, reason)
+            self.move("rollout.step", self._grown(verdict.share), why)
+            self.tell(RUNNING, verdict.share, reason)
         else:
-            write_json(rollout_file(self._state), doc)
+            write_json(rollout_file(self.state), doc)
 
     def _grown(self, share: float) -> Callable[[Routes], Routes]:
         return lambda r: canary(r, self.doc["version"], self.doc["bundle"], share, self.doc["slow_ms"])
-
-    def _move(self, event: str, make: Callable[[Routes], Routes], why: Mapping[str, Any]) -> None:
-        with contextlib.suppress(Unverifiable):  # a worker that hangs follows when it can; the event names it
-            self.doc["seconds"] = change_routes(self._state, event, "rollout", make, why)["seconds"]
-
-    def _end(self, state: str, reason: Message) -> None:
-        self._tell(state, 1.0 if state == FINISHED else 0.0, reason.to_dict())
-
-    def _tell(self, state: str, share: float, reason: Mapping[str, Any]) -> None:
-        told = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "share": share, "reason": reason}
-        self.doc |= {"state": state, "share": share, "reason": reason, "history": [*self.doc["history"], told]}
-        write_json(rollout_file(self._state), self.doc)
 
 # %% ../../nbs/44eb_serving.leader.ipynb #leader
 class Leader:
