@@ -15,7 +15,14 @@ from mlops_nb.trial.canarysims import TOPICS as ROLLOUT
 from mlops_nb.value.sims import TOPICS as VALUE
 
 TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
-FLOORS = {"poc": POC, "beside": BESIDE, "drift": DRIFT, "monitoring": {**MONITORING}, "rollout": ROLLOUT, "value": VALUE}
+FLOORS = {
+    "poc": POC,
+    "beside": BESIDE,
+    "drift": DRIFT,
+    "monitoring": {**MONITORING},
+    "rollout": ROLLOUT,
+    "value": VALUE,
+}
 
 
 def main() -> int:
