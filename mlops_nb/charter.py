@@ -5,6 +5,8 @@
 # %% ../nbs/09_charter.ipynb #imports
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +23,8 @@ from .ledger import Ledger, actor_name
 # %% auto #0
 __all__ = ['Problem', 'Data', 'Performance', 'DataQuality', 'Reproducibility', 'Latency', 'Integration', 'Fairness', 'Security',
            'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Deployment', 'Lighter', 'OperatingPoint',
-           'Champion', 'Charter', 'parse_charter', 'load_charter', 'Frozen', 'freeze_file', 'load_frozen',
-           'record_freeze', 'freeze', 'is_current']
+           'Champion', 'Charter', 'parse_charter', 'load_charter', 'Frozen', 'write_frozen', 'freeze_file',
+           'load_frozen', 'changed_keys', 'frozen_terms', 'record_freeze', 'freeze', 'is_current']
 
 # %% ../nbs/09_charter.ipynb #strict
 class _Part(BaseModel):
@@ -279,13 +281,20 @@ def _frozen_doc(
     return {**body, "sha256": sha256_object(body)}
 
 # %% ../nbs/09_charter.ipynb #freeze
+def write_frozen(
+    ws: Workspace,
+    charter: Charter,
+) -> Frozen:
+    "Write charter.frozen.json; the ledger is the caller's."
+    write_json(ws.frozen_file, _frozen_doc(ws, charter))
+    return load_frozen(ws)
+
+
 def freeze_file(
     ws: Workspace,
 ) -> Frozen:
-    "Check charter.toml and write charter.frozen.json; the ledger is the caller's."
-    doc = _frozen_doc(ws, load_charter(ws.charter_file))
-    write_json(ws.frozen_file, doc)
-    return load_frozen(ws)
+    "Check charter.toml and freeze it; the ledger is the caller's."
+    return write_frozen(ws, load_charter(ws.charter_file))
 
 
 def load_frozen(
@@ -307,19 +316,57 @@ def load_frozen(
     charter = parse_charter(doc["charter"], ws.frozen_file.name)
     return Frozen(charter, doc["sha256"], doc["draft"], doc["approvers_sha256"])
 
+# %% ../nbs/09_charter.ipynb #changed
+def changed_keys(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    path: str = "",  # Of the mappings in the document, ending with a dot
+) -> list[dict[str, Any]]:  # key, before, after
+    "What differs between two charters, by the path of the key."
+    found = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += changed_keys(old, new, f"{path}{key}.")
+        elif old != new:
+            found.append({"key": path + key, "before": old, "after": new})
+    return found
+
+# %% ../nbs/09_charter.ipynb #told
+def frozen_terms(
+    data: Mapping[str, Any],  # Of a ledger entry "charter.frozen"
+) -> dict[str, Any]:  # The criteria alone, where an older entry holds no more
+    "What was frozen, as the ledger has it."
+    doc = {**data.get("charter", {}), "criteria": data.get("thresholds", {})}
+    with contextlib.suppress(InputError):  # a key that the schema has lost since
+        doc = parse_charter(doc, "ledger").model_dump(mode="json") if "charter" in data else doc
+    return {**doc, "approvers.toml": data.get("approvers_sha256", "")}
+
+
+def _amendment(
+    before: Mapping[str, Any],  # Data of the ledger's last freeze
+    after: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    "What a freeze changes of the one before, as far as the ledger knows that one."
+    old, new = frozen_terms(before), frozen_terms(after)
+    return changed_keys(old, {k: v for k, v in new.items() if k in old})
+
 # %% ../nbs/09_charter.ipynb #record
 def record_freeze(
     ws: Workspace,
     frozen: Frozen,
     actor: str = "",
 ) -> None:
-    "Enter a freeze in the ledger, once."
-    data = {
-        "draft": frozen.draft,
-        "approvers_sha256": frozen.approvers,
-        "thresholds": frozen.charter.criteria.model_dump(mode="json"),
-    }
-    Ledger(ws.ledger_file).append("charter.frozen", frozen.sha256, data, actor or actor_name())
+    "Enter a freeze in the ledger, unless it is the last one there."
+    ledger = Ledger(ws.ledger_file)
+    last = ledger.entries("charter.frozen")[-1:]
+    if last and last[0].subject == frozen.sha256:
+        return
+    said = frozen.charter.model_dump(mode="json")
+    terms = {"draft": frozen.draft, "approvers_sha256": frozen.approvers, "thresholds": said.pop("criteria")}
+    data = {**terms, "charter": said}
+    changes = {"changes": _amendment(last[0].data, data)} if last else {}
+    ledger.append("charter.frozen", frozen.sha256, data | changes, actor or actor_name())
 
 
 def freeze(

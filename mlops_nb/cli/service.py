@@ -188,15 +188,11 @@ def verify(
         from mlops_nb.core.settings import load_settings
 
         raise typer.Exit(_told(verify_handed_over(path, trust or load_settings().serve_trusted_file)))
-    from mlops_nb.core.workspace import Workspace
-    from mlops_nb.ledger import Ledger
-
     if kind == "ledger":
-        return say(f"ledger: {len(Ledger(path).entries())} entries, head {Ledger(path).head()}")
-    ws = Workspace(path.parent if path.is_file() else path)
-    say(f"ledger: {len(Ledger(ws.ledger_file).entries())} entries, head {Ledger(ws.ledger_file).head()}")
-    if ws.decision_file.exists():
-        from mlops_nb.poc.gate import verify_decision
+        from mlops_nb.ledger import Ledger
 
-        raise typer.Exit(_told(verify_decision(ws)))
-    return None
+        return say(f"ledger: {len(Ledger(path).entries())} entries, head {Ledger(path).head()}")
+    from mlops_nb.core.workspace import Workspace
+    from mlops_nb.poc.verification import verify_workspace
+
+    raise typer.Exit(_told(verify_workspace(Workspace(path.parent if path.is_file() else path))))

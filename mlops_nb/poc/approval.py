@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from ..charter import Frozen, load_frozen
@@ -76,6 +76,27 @@ def _involved(
     return {e.actor for e in Ledger(ws.ledger_file).entries() if subjects.get(e.event) == e.subject}
 
 
+def _check_day(
+    decision: Mapping[str, Any],
+    today: date,
+    where: str,
+) -> None:
+    "Raise `Refused` when the decision is out of date, or something it left open is overdue."
+    if today.isoformat() > decision["expires"]:
+        raise Refused(
+            f"the proof of concept expired on {decision['expires']}",
+            where=where,
+            fix="run it again on data of today, or abandon it",
+        )
+    late = [c for c in decision["conditions"] if c["due"] < today.isoformat()]
+    if late:
+        raise Refused(
+            f"a condition was due on {late[0]['due']}: {late[0]['message']['text']}",
+            where=where,
+            fix=f"{late[0]['owner']} settles it, then decide again",
+        )
+
+
 def _check_decision(
     ws: Workspace,
     frozen: Frozen,
@@ -107,10 +128,12 @@ def approve_decision(
     name: str,  # as in approvers.toml
     comment: str = "",
     environ: Mapping[str, str] | None = None,
+    today: date | None = None,  # UTC; default: now
 ) -> Approval:
     "Sign the decision of a workspace; raises `Refused` for who may not and for what cannot be approved."
     frozen = load_frozen(ws)
     decision = _check_decision(ws, frozen)
+    _check_day(decision, today or datetime.now(UTC).date(), ws.decision_file.name)
     check_approvers(ws, frozen)
     person = next((a for a in read_people(ws.approvers_file) if a.name == name), None)
     if person is None:

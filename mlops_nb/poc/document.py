@@ -14,8 +14,8 @@ from ..core.documents import checked
 from .verdict import CRITERIA
 
 # %% auto #0
-__all__ = ['Sha256', 'Day', 'State', 'Said', 'Reason', 'Condition', 'EvidenceFile', 'JudgedCriterion', 'UsedCharter',
-           'DecisionDocument', 'decision_schema', 'check_document']
+__all__ = ['Sha256', 'Day', 'State', 'Said', 'Reason', 'Condition', 'Settled', 'Power', 'EvidenceFile', 'JudgedCriterion',
+           'UsedCharter', 'DecisionDocument', 'decision_schema', 'check_document']
 
 # %% ../../nbs/27b_poc.document.ipynb #parts
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -45,10 +45,33 @@ class Reason(Said):
 class Condition(_Part):
     "What has to be settled, by whom, until when."
 
+    id: str = Field(description="stays the same while the condition stays open")
     criterion: str
     message: Said
     owner: str
     due: Day
+    since: Day = Field(description="day of the first decision that left it open")
+    overdue: bool = Field(description="on the day of this decision")
+
+
+class Settled(_Part):
+    "A condition of an earlier decision that is not open any more."
+
+    id: str
+    criterion: str
+    message: Said
+    owner: str
+    since: Day
+    settled: Day
+
+
+class Power(_Part):
+    "How small a shortfall the evidence would have shown."
+
+    criterion: str
+    shortfall: float = Field(description="distance from the threshold, in the metric's unit")
+    power: float = Field(description="chance that a model so far short is a no-go")
+    message: Said
 
 
 class EvidenceFile(_Part):
@@ -84,6 +107,8 @@ class DecisionDocument(_Part):
     decision: State
     reasons: list[Reason] = Field(min_length=1)
     conditions: list[Condition]
+    settled: list[Settled]
+    power: list[Power]
     criteria: list[JudgedCriterion] = Field(min_length=len(CRITERIA), max_length=len(CRITERIA))
     axes: dict[str, State]
     rule: str = Field(description="the states, the one that outweighs the others first")
@@ -92,6 +117,7 @@ class DecisionDocument(_Part):
     evidence: dict[str, Sha256] = Field(description="files the decision rests on, relative to the workspace")
     decided: Day
     by: str
+    started: Day = Field(description="day of the first run that is judged; the proof of concept ages from it")
     expires: Day
 
 # %% ../../nbs/27b_poc.document.ipynb #check

@@ -5,105 +5,145 @@
 # %% ../../nbs/28_poc.gate.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 from ..charter import Frozen, load_frozen
 from ..core.display import Table
 from ..core.errors import InputError, Refused
 from ..core.files import read_json, write_json
-from ..core.hashing import canonical, sha256_file
 from ..core.messages import Message, label
-from ..core.workspace import Evidence, Workspace, stage_evidence
+from mlops_nb.core.workspace import (
+    Evidence,
+    Workspace,
+    evidence_file,
+    evidence_of,
+    stage_evidence,
+    write_evidence,
+)
 from ..ledger import Ledger, actor_name
-from .approval import check_approvers, decision_id, read_approvals, valid_approvals
+from .amendments import check_promises, poc_started
+from .approval import decision_id
+from mlops_nb.poc.conditions import (
+    History,
+    decisions_before,
+    months_later,
+    open_conditions,
+    settled_conditions,
+)
 from .document import check_document
-from .verdict import CONDITIONAL, GO, NOT_ASSESSED, STATES, overall
+from .metrics import METRICS
+from .pieces import pieces_of
+from .shortfall import POWER, shortfall_message
+from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, STATES, overall
 
 # %% auto #0
-__all__ = ['CONDITION_DAYS', 'months_later', 'open_conditions', 'decide', 'check_order', 'run_gate', 'Decision', 'read_decision',
-           'Finding', 'Verification', 'first_difference', 'verify_decision']
+__all__ = ['STAGES_JUDGED', 'Past', 'past_of', 'decide', 'check_order', 'files_behind', 'gate_evidence', 'named_files',
+           'run_gate', 'Decision', 'read_decision']
 
-# %% ../../nbs/28_poc.gate.ipynb #dates
-CONDITION_DAYS = 30
+# %% ../../nbs/28_poc.gate.ipynb #past
+@dataclass(frozen=True)
+class Past:
+    "What the ledger has of the time before a decision."
 
-
-def months_later(
-    day: date,
-    months: int,
-) -> date:
-    "The same day of a later month, or that month's last."
-    years, month = divmod(day.month - 1 + months, 12)
-    first_of_next = date(day.year + years + (month + 1) // 12, (month + 1) % 12 + 1, 1)
-    last = first_of_next - timedelta(days=1)
-    return last.replace(day=min(day.day, last.day))
+    started: date | None = None  # day of the first run that is judged; None: unknown, the day of the decision counts
+    history: History = ()  # earlier decisions
 
 
-def _due(
+def past_of(
+    ws: Workspace,
+    digest: str = "",  # hash of a decision file: what was known when it was taken
+) -> Past:
+    "Read the past off the ledger."
+    return Past(poc_started(ws), decisions_before(Ledger(ws.ledger_file).entries(), digest))
+
+# %% ../../nbs/28_poc.gate.ipynb #expired
+def _dates(
     frozen: Frozen,
     decided: date,
-) -> str:
-    "When conditions are due."
-    expires = months_later(decided, frozen.charter.expiry_months)
-    return min(decided + timedelta(days=CONDITION_DAYS), expires).isoformat()
-
-# %% ../../nbs/28_poc.gate.ipynb #conditions
-def _open_messages(
-    criterion: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    "What is open about a criterion."
-    found = list(criterion.get("conditions") or ())
-    return found or ([criterion["reason"]] if criterion["state"] == CONDITIONAL else [])
+    past: Past,
+) -> tuple[date, date]:  # started, expires
+    "The lifetime of a proof of concept."
+    started = min(past.started or decided, decided)
+    return started, months_later(started, frozen.charter.expiry_months)
 
 
-def open_conditions(
-    criteria: Iterable[Mapping[str, Any]],
+def _expiry(
     frozen: Frozen,
     decided: date,
-    owner: str,
-) -> list[dict[str, Any]]:
-    "What has to be settled, by whom, until when."
-    said = [(c["id"], m) for c in criteria for m in _open_messages(c)]
-    if frozen.draft:
-        said.insert(0, ("charter", Message("gate.draft").to_dict()))
-    due = _due(frozen, decided)
-    return [{"criterion": c, "message": m, "owner": owner, "due": due} for c, m in said]
+    past: Past,
+) -> tuple[Message, ...]:
+    "The sentence about a proof of concept that is too old; nothing about one that is not."
+    started, expires = _dates(frozen, decided, past)
+    told = {"started": started.isoformat(), "expires": expires.isoformat(), "months": frozen.charter.expiry_months}
+    return (Message("gate.expired", told),) if decided > expires else ()
 
 # %% ../../nbs/28_poc.gate.ipynb #reasons
 def _reasons(
     criteria: Iterable[Mapping[str, Any]],
     draft: bool,
+    expiry: Iterable[Message] = (),
 ) -> list[dict[str, Any]]:
     "Why the decision is what it is."
     weighed = [c for c in criteria if c["state"] != GO and (c["required"] or c["state"] != NOT_ASSESSED)]
     weighed.sort(key=lambda c: -STATES.index(c["state"]))
-    said = [{"criterion": c["id"], "state": c["state"], **c["reason"]} for c in weighed]
+    said = [{"criterion": "charter", "state": NO_GO, **m.to_dict()} for m in expiry]
+    said += [{"criterion": c["id"], "state": c["state"], **c["reason"]} for c in weighed]
     if draft:
         said.append({"criterion": "charter", "state": CONDITIONAL, **Message("gate.draft").to_dict()})
     return said or [{"criterion": "all", "state": GO, **Message("gate.go").to_dict()}]
+
+# %% ../../nbs/28_poc.gate.ipynb #power
+def _power(
+    frozen: Frozen,
+    score: Evidence,
+) -> list[dict[str, Any]]:
+    "How small a shortfall of the promised metric would have been a no-go."
+    name = frozen.charter.criteria.performance.metric
+    fact = next((f for f in score.facts if f.id == f"performance.{name}"), None)
+    found = shortfall_message(fact, METRICS[name]) if fact and name in METRICS else None
+    if found is None:
+        return []
+    return [{"criterion": "performance", "shortfall": found[0], "power": POWER, "message": found[1].to_dict()}]
 
 # %% ../../nbs/28_poc.gate.ipynb #decide
 _KEPT = ("id", "state", "required", "facts", "evidence", "n_needed")
 
 
+def _open(
+    frozen: Frozen,
+    criteria: Iterable[Mapping[str, Any]],
+    decided: date,
+    by: str,
+    past: Past,
+) -> dict[str, Any]:  # conditions and settled
+    "What is left to do, and what has been done."
+    owner, (_, expires) = frozen.charter.problem.owner or by, _dates(frozen, decided, past)
+    found = open_conditions(criteria, frozen, decided, expires, owner, past.history)
+    return {"conditions": found, "settled": settled_conditions(past.history, [c["id"] for c in found], decided)}
+
+# %% ../../nbs/28_poc.gate.ipynb #decision-document
 def decide(
     frozen: Frozen,
     score: Evidence,
     files: Mapping[str, str],  # path to SHA-256 of the files the decision rests on
     decided: date,
     by: str,
+    past: Past = Past(),
 ) -> dict[str, Any]:
     "The decision as a JSON object; raises `Refused` when the scorecard was made under another charter."
     if score.data["charter"] != frozen.sha256:
         raise Refused("it was made under another charter", where=score.path, fix="score again")
-    criteria = score.data["criteria"]
+    criteria, expiry = score.data["criteria"], _expiry(frozen, decided, past)
+    started, expires = _dates(frozen, decided, past)
     body = {
         "v": 1,
-        "decision": overall(criteria, frozen.draft),
-        "reasons": _reasons(criteria, frozen.draft),
-        "conditions": open_conditions(criteria, frozen, decided, frozen.charter.problem.owner or by),
+        "decision": NO_GO if expiry else overall(criteria, frozen.draft),
+        "reasons": _reasons(criteria, frozen.draft, expiry),
+        **_open(frozen, criteria, decided, by, past),
+        "power": _power(frozen, score),
         "criteria": [{k: c[k] for k in _KEPT} for c in criteria],
         "axes": score.data.get("axes", {}),
         "rule": " > ".join(reversed(STATES)),
@@ -112,7 +152,8 @@ def decide(
         "evidence": dict(sorted(files.items())),
         "decided": decided.isoformat(),
         "by": by,
-        "expires": months_later(decided, frozen.charter.expiry_months).isoformat(),
+        "started": started.isoformat(),
+        "expires": expires.isoformat(),
     }
     return {**body, "id": decision_id(body)}
 
@@ -132,12 +173,37 @@ def check_order(
             fix="freeze the charter, then run the proof of concept again",
         )
 
-# %% ../../nbs/28_poc.gate.ipynb #run
-def _files(
+# %% ../../nbs/28_poc.gate.ipynb #behind
+STAGES_JUDGED = ("data", "poc", "export", "trial", "probe", "score")
+_KEPT_FOLDERS = ("evidence/", "splits/", "runs/", "bundles/", "src/")
+
+
+def files_behind(
     ws: Workspace,
-) -> dict[str, str]:
-    "The files a decision rests on."
-    named = [ws.frozen_file, *(ws.evidence / f"{s}.json" for s in ("data", "poc", "export", "trial", "probe", "score"))]
+) -> tuple[str, ...]:  # relative to the workspace, sorted
+    "Every file a decision rests on, as far as it is here."
+    found = evidence_of(ws, STAGES_JUDGED)
+    named = {ws.relative(ws.frozen_file), *(e.path for e in found.values())}
+    named |= {n for e in found.values() for n in e.inputs if n.startswith(_KEPT_FOLDERS)}
+    named |= set(found["score"].inputs) if "score" in found else set()
+    named |= set(found["data"].data.get("split_sha256", ())) if "data" in found else set()
+    return tuple(sorted(n for n in named if (ws.root / n).is_file()))
+
+
+def gate_evidence(
+    ws: Workspace,
+    names: Iterable[str],  # from `files_behind`
+) -> Evidence:  # stage "gate"
+    "The files behind a decision, with the hashes of their pieces."
+    paths = [ws.root / n for n in names]
+    return Evidence("gate", data={"pieces": {ws.relative(p): pieces_of(p) for p in paths}}, inputs=ws.sources(*paths))
+
+# %% ../../nbs/28_poc.gate.ipynb #run
+def named_files(
+    ws: Workspace,
+) -> dict[str, str]:  # path to SHA-256
+    "The files a decision names, as they are."
+    named = [ws.frozen_file, *(evidence_file(ws, s) for s in (*STAGES_JUDGED, "gate"))]
     return ws.sources(*(p for p in named if p.exists()))
 
 
@@ -149,8 +215,10 @@ def run_gate(
     "Decide, and write decision.json."
     frozen, score = load_frozen(ws), stage_evidence(ws, "score")
     check_order(ws, frozen)
+    check_promises(ws, frozen)
+    write_evidence(ws, gate_evidence(ws, files_behind(ws)))
     day = today or datetime.now(UTC).date()
-    document = decide(frozen, score, _files(ws), day, by or actor_name())
+    document = decide(frozen, score, named_files(ws), day, by or actor_name(), past_of(ws))
     check_document(document)
     write_json(ws.decision_file, document)
     return read_decision(ws)
@@ -226,138 +294,3 @@ def read_decision(
             "there is no decision yet", where=ws.decision_file.name, fix=f"run 'mlops-nb gate {ws.root.name}' first"
         )
     return Decision(read_json(ws.decision_file), lang or load_frozen(ws).charter.problem.lang)
-
-# %% ../../nbs/28_poc.gate.ipynb #finding
-@dataclass(frozen=True)
-class Finding:
-    "One thing that was checked."
-
-    state: str  # fits, wrong or absent
-    message: Message
-
-
-@dataclass(frozen=True)
-class Verification:
-    "What was checked about a decision."
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def exit_code(self) -> int:
-        "1 when something does not fit, 3 when evidence is absent, else 0."
-        states = {f.state for f in self.findings}
-        return 1 if "wrong" in states else 3 if "absent" in states else 0
-
-    def text(
-        self,
-        lang: str = "en",
-    ) -> str:
-        "One line a finding; files that fit are counted."
-        files = [f for f in self.findings if f.message.key == "gate.verify.file"]
-        told = [f for f in self.findings if f not in files]
-        summed = [_found("fits", "files", n=len(files))] if files else []
-        return "\n".join(f"{label(f'gate.{f.state}', lang)}: {f.message.text(lang)}" for f in (*told, *summed))
-
-    def _repr_html_(self) -> str:
-        rows = tuple((label(f"gate.{f.state}"), f.message.text()) for f in self.findings)
-        return Table(
-            label("gate.verification"), (label("score.column.state"), label("gate.column.checked")), rows
-        ).html()
-
-
-def _found(
-    state: str,
-    key: str,
-    **args: str | int,
-) -> Finding:
-    "A finding with its sentence."
-    return Finding(state, Message(f"gate.verify.{key}", args))
-
-# %% ../../nbs/28_poc.gate.ipynb #first-byte
-def first_difference(
-    one: bytes,
-    other: bytes,
-) -> int:  # -1 when they are equal
-    "Position of the first byte that differs."
-    if one == other:
-        return -1
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _computed_again(
-    frozen: Frozen,
-    score: Evidence,
-    document: Mapping[str, Any],
-) -> Finding:
-    "The rule applied to the same evidence."
-    again = decide(frozen, score, document["evidence"], date.fromisoformat(document["decided"]), document["by"])
-    at = first_difference(canonical(document), canonical(again))
-    near = canonical(document)[max(at - 20, 0) : at + 20].decode("utf-8", "replace")
-    return _found("fits", "rule") if at < 0 else _found("wrong", "rule-wrong", byte=at, near=near)
-
-# %% ../../nbs/28_poc.gate.ipynb #verify-files
-def _check_files(
-    ws: Workspace,
-    listed: Mapping[str, str],  # path to SHA-256
-) -> Iterator[Finding]:
-    "Files against the hashes that somebody wrote down."
-    for name, expected in sorted(listed.items()):
-        path = ws.root / name
-        if not path.is_file():
-            yield _found("absent", "file-absent", file=name)
-        elif sha256_file(path) != expected:
-            yield _found("wrong", "file-wrong", file=name)
-        else:
-            yield _found("fits", "file", file=name)
-
-
-def _check_ledger(
-    ws: Workspace,
-) -> Finding:
-    "Whether the ledger knows this decision, byte for byte."
-    digest = sha256_file(ws.decision_file)
-    told = [e for e in Ledger(ws.ledger_file).entries("decision.made") if e.data.get("sha256") == digest]
-    return _found("fits", "ledger", seq=told[-1].seq) if told else _found("absent", "ledger-absent")
-
-
-def _check_approvals(
-    ws: Workspace,
-    frozen: Frozen,
-    id: str,
-) -> Iterator[Finding]:
-    "Signatures of this decision; those of earlier ones are passed over."
-    valid = {a.signature for a in valid_approvals(ws, id)}
-    for a in (a for a in read_approvals(ws) if a.decision == id):
-        yield _found("fits" if a.signature in valid else "wrong", "approval", name=a.name, role=a.role)
-    if valid:
-        try:
-            check_approvers(ws, frozen)
-        except Refused as e:
-            yield _found("wrong", "approvers", why=str(e))
-
-# %% ../../nbs/28_poc.gate.ipynb #verify
-def _recomputed(
-    ws: Workspace,
-    document: Mapping[str, Any],
-) -> Iterator[Finding]:
-    "Everything that takes reading what the evidence says."
-    frozen, score = load_frozen(ws), stage_evidence(ws, "score")
-    yield _computed_again(frozen, score, document)
-    yield from _check_files(ws, {k: v for k, v in score.inputs.items() if k not in document["evidence"]})
-    yield from _check_approvals(ws, frozen, str(document["id"]))
-
-
-def verify_decision(
-    ws: Workspace,
-) -> Verification:
-    "Compute a decision again from its evidence, and follow the hashes down to the files behind it."
-    found: list[Finding] = []
-    try:
-        document = read_json(ws.decision_file)
-        fits = document["id"] == decision_id(document)
-        found.append(_found("fits" if fits else "wrong", "id", id=str(document["id"])[:12]))
-        found += [*_check_files(ws, document["evidence"]), _check_ledger(ws)]
-        found += _recomputed(ws, document)
-    except Exception as e:  # a forged file may hold anything; whatever it breaks, the answer is no
-        found.append(_found("wrong", "unreadable", why=str(e) or type(e).__name__))
-    return Verification(tuple(found))
