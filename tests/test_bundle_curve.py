@@ -56,12 +56,14 @@ def test_every_part_is_fitted_three_times_and_answers_all_rows(tmp_path: Path) -
     assert found.parts[400][0].shape == (800, 2)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_the_budget_is_not_begun(tmp_path: Path) -> None:
     found = fit_parts(job(tmp_path, "import time; time.sleep(0.05)"), budget_s=0.2)
     assert "would take about" in found.why
     assert 400 not in found.parts
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_learn_from_a_part_is_a_reason_and_no_error(tmp_path: Path) -> None:
     found = fit_parts(job(tmp_path, "raise ValueError('needs more rows')"))
     assert "needs more rows" in found.why

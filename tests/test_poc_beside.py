@@ -197,13 +197,28 @@ def rows(n: int) -> dict[str, Any]:
     }
 
 
-def test_the_service_cuts_where_the_thresholds_were_chosen_and_judged() -> None:
+def chosen(*segments: str) -> tuple[Thresholds, Any]:
+    "Thresholds for those segments, and the rows they were chosen on."
     encoded, rng = BINARY.encode(rows(2000)), np.random.default_rng(0)
     p = rng.random(2000)
     truth = (rng.random(2000) < p ** (1 + (encoded["old"] == 1))).astype(np.int64)
-    point = {"objective": "cost", "false_positive": 1, "false_negative": 3, "segments": ["paid", "plan", "old"]}
-    found = choose_thresholds(BINARY, charter(operating_point=point), truth, np.column_stack([1 - p, p]), encoded)
-    assert {(s.column, s.value) for s in found.segments} >= {("paid", "true"), ("plan", "__null__"), ("old", "1")}
+    point = {"objective": "cost", "false_positive": 1, "false_negative": 3, "segments": segments}
+    given = charter(operating_point=point)
+    return choose_thresholds(BINARY, given, truth, np.column_stack([1 - p, p]), encoded), encoded
+
+
+@pytest.mark.parametrize(
+    ("segments", "levels"),
+    [
+        (["paid"], {"paid=true", "paid=false"}),
+        (["plan"], {"plan=a", "plan=b", "plan=__null__"}),
+        (["old"], {"old=0", "old=1", "old=nan"}),
+        (["plan", "paid"], {"plan=a", "plan=b", "plan=__null__"}),  # nobody is left for the second column
+    ],
+)
+def test_the_service_cuts_where_the_thresholds_were_chosen_and_judged(segments: list[str], levels: set[str]) -> None:
+    found, encoded = chosen(*segments)
+    assert {f"{s.column}={s.value}" for s in found.segments} == levels
     served = thresholds_of(found, encoded, 2000)
     judged = Operating.from_dict(found.to_dict())
     assert served is not None

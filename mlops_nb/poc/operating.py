@@ -28,7 +28,9 @@ __all__ = ['Worth', 'CONFIDENCE', 'FEWEST_EACH', 'MOST_LEVELS', 'best_cut', 'bes
            'at_half', 'Judged', 'judge_operating', 'judge_labels']
 
 # %% ../../nbs/24a_poc.operating.ipynb #best
-Worth = Callable[[NDArray[np.int64], NDArray[np.int64]], FloatArray]  # of events and rows called, by number of rows called
+Worth = Callable[
+    [NDArray[np.int64], NDArray[np.int64]], FloatArray
+]  # of events and rows called, by number of rows called
 
 
 def _cut(
@@ -74,9 +76,7 @@ def least_cost(
     false_negative: float,  # cost of missing an event
 ) -> float:
     "The threshold with the least mean cost."
-    return best_cut(
-        positive, probability, lambda hits, calls: false_negative * hits - false_positive * (calls - hits)
-    )
+    return best_cut(positive, probability, lambda hits, calls: false_negative * hits - false_positive * (calls - hits))
 
 # %% ../../nbs/24a_poc.operating.ipynb #floor
 CONFIDENCE = 0.95
@@ -176,7 +176,7 @@ def segment_cuts(
     columns: Iterable[str],
 ) -> tuple[Cut, ...]:
     "Thresholds by level; raises `InputError` for a column that is none or has too many levels."
-    found = []
+    found, free = [], np.ones(len(positive), dtype=bool)
     for column in columns:
         if column not in encoded:
             fix = f"use one of {', '.join(encoded)}"
@@ -187,9 +187,10 @@ def segment_cuts(
             what = f"'{column}' has {len(levels)} levels, more than {MOST_LEVELS}"
             raise InputError(what, where="charter.toml: operating_point.segments", fix="name a column of few levels")
         for level in levels:
-            rows = np.asarray(names == level)
+            rows = free & (names == level)
             if min(positive[rows].sum(), (~positive[rows]).sum()) >= FEWEST_EACH:
                 found.append(Cut(column, level, choose_cut(aim, positive[rows], probability[rows])))
+                free &= ~rows
     return tuple(found)
 
 # %% ../../nbs/24a_poc.operating.ipynb #applied
@@ -211,15 +212,28 @@ class Operating:
             return None
         return cls(float(doc["default"]), tuple(Cut(**s) for s in doc.get("segments", ())), str(doc.get("method", "")))
 
-    def at(
+    def members(
         self,
         encoded: Mapping[str, NDArray[Any]],  # the segment columns, as the contract encodes them
+        n: int,
+    ) -> dict[str, NDArray[np.bool_]]:  # rows that obey each segment, by "column=level"
+        "The first segment that fits a row has it."
+        names = {c: spelt(encoded[c]) for c in {cut.column for cut in self.cuts}}
+        found, free = {}, np.ones(n, dtype=bool)
+        for cut in self.cuts:
+            rows = free & (names[cut.column] == cut.value)
+            found[f"{cut.column}={cut.value}"], free = rows, free & ~rows
+        return found
+
+    def at(
+        self,
+        encoded: Mapping[str, NDArray[Any]],
         n: int,
     ) -> FloatArray:
         "The threshold of each row."
         found = np.full(n, self.default, dtype=np.float64)
-        for cut in reversed(self.cuts):
-            found[spelt(encoded[cut.column]) == cut.value] = cut.threshold
+        for cut, rows in zip(self.cuts, self.members(encoded, n).values(), strict=True):
+            found[rows] = cut.threshold
         return found
 
 # %% ../../nbs/24a_poc.operating.ipynb #judge
@@ -316,7 +330,7 @@ def judge_operating(
 ) -> Judged:
     "What the thresholds of a bundle did on the test rows."
     whole = {"": np.ones(len(a), dtype=bool)}
-    groups = {f"{c.column}={c.value}": np.asarray(spelt(encoded[c.column]) == c.value) for c in operating.cuts}
+    groups = operating.members(encoded, len(a))
     found = _recalls(aim, a, whole | groups) if aim.name == "recall" else _saved(aim, a) if aim.false_negative else None
     share = applied_share(a, operating.at(encoded, len(a)))
     facts = [
