@@ -273,9 +273,9 @@ def _levels(
     column: pa.ChunkedArray,
 ) -> Mapping[str, int]:
     "Rows per level."
-    types = pa.types
-    typed = types.is_boolean(column.type) or types.is_floating(column.type) or types.is_integer(column.type)
-    plain = column if typed else as_strings(column)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    countable = (pa.types.is_boolean, pa.types.is_floating, pa.types.is_integer, pa.types.is_string)
+    plain = column if any(known(kind) for known in countable) else as_strings(column)
     counts: Counter[str] = Counter()
     found = pc.value_counts(plain.combine_chunks())
     for value, count in zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True):
