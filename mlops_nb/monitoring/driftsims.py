@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,6 +96,13 @@ class Cell:
         more = [f"tied {self.tied}"] * bool(self.tied) + [f"nulls {self.nulls:.0%}"] * bool(self.nulls)
         more += [f"shift {self.shift} sd"] * bool(self.shift)
         return ", ".join([f"{len(self.shapes)} {shape}", f"{self.n_reference:,} against {self.n:,} rows", *more])
+
+    def rng(
+        self,
+        seed: int,
+    ) -> np.random.Generator:
+        "Random numbers of this cell, whichever cells are measured beside it."
+        return np.random.default_rng([seed, zlib.crc32(self.name.encode())])
 
     def rows(
         self,
@@ -453,8 +461,8 @@ def false_alarms(
     by_counts: bool = False,
 ) -> Iterator[Claim]:
     "Alarms on tables in which nothing changed."
-    for k, cell in enumerate(cells):
-        rng, alarms, judged = np.random.default_rng([seed, k, 1]), Counter[str](), Counter[str]()
+    for cell in cells:
+        rng, alarms, judged = cell.rng(seed), Counter[str](), Counter[str]()
         for i in range(runs):
             found = judge_counts(cell, rng) if by_counts else judge_draw(cell, rng, i, peers=i % 5 == 0)
             for rule, alarm in _table_alarms(found, len(cell.shapes)).items():
@@ -511,12 +519,13 @@ def _claims_of_power(
 
 
 def power(
+    cells: Sequence[Cell],
     runs: int,
     seed: int,
 ) -> Iterator[Claim]:
     "Changes of one column among many, found or not."
-    for k, cell in enumerate(POWER):
-        rng = np.random.default_rng([seed, k, 2])
+    for cell in cells:
+        rng = cell.rng(seed)
         hits = dict.fromkeys((OURS, EXACT, *PEERS), 0)
         for i in range(runs):
             for rule, names in judge_draw(cell, rng, i, exact=True).items():
@@ -525,12 +534,13 @@ def power(
 
 
 def power_large(
+    cells: Sequence[Cell],
     runs: int,
     seed: int,
 ) -> Iterator[Claim]:
     "The same for large tables."
-    for k, cell in enumerate(LARGE_POWER):
-        rng, hits = np.random.default_rng([seed, k, 3]), {OURS: 0, EXACT: 0}
+    for cell in cells:
+        rng, hits = cell.rng(seed), {OURS: 0, EXACT: 0}
         for _ in range(runs):
             a, b = rng.standard_normal(cell.n_reference), rng.standard_normal(cell.n) + cell.shift
             a, b = a.astype(np.float32), b.astype(np.float32)
@@ -617,8 +627,8 @@ def limits(
 TOPICS = {
     "drift-false-alarms": Topic(partial(false_alarms, FALSE_ALARMS), 2_000),
     "drift-false-alarms-large": Topic(partial(false_alarms, LARGE, by_counts=True), 200),
-    "drift-power": Topic(power, 1_000),
-    "drift-power-large": Topic(power_large, 200),
+    "drift-power": Topic(partial(power, POWER), 1_000),
+    "drift-power-large": Topic(partial(power_large, LARGE_POWER), 200),
     "drift-joint": Topic(joint_power, 1_000),
     "drift-segments": Topic(segment_alarms, 2_000),
     "drift-lasting": Topic(lasting_alarms, 2_000),
