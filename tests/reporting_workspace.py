@@ -7,12 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mlops_nb.charter import freeze_file
+import pytest
+
+from mlops_nb.charter import freeze_file, load_frozen
 from mlops_nb.core.facts import Fact
 from mlops_nb.core.files import write_json
+from mlops_nb.core.keys import new_key_pair
 from mlops_nb.core.messages import Message
 from mlops_nb.core.workspace import Evidence, Workspace, write_evidence
 from mlops_nb.ledger import Ledger
+from mlops_nb.poc.approval import decision_id
+from mlops_nb.reporting import runner
 from mlops_nb.reporting.page import Piece
 from mlops_nb.reporting.publishing import template_file
 
@@ -209,19 +214,60 @@ def full_workspace(root: Path, columns: list[str] | None = None, **options: Any)
     return ws
 
 
-def pieces_in_process(kind: str, ws: Workspace, **parameters: str) -> list[Piece]:
-    "What the cells of a template show, without a kernel."
-    cells = json.loads(template_file(kind).read_text())["cells"]
+def approvable(ws: Workspace, environ: dict[str, str] | None = None, key: str = "", name: str = "B. Reader") -> str:
+    "Give a workspace an approver and a decision that can be signed; the decision's id."
+    key = key or new_key_pair(name, environ)
+    ws.approvers_file.write_text(f'[[approver]]\nname = "{name}"\nrole = "risk"\npublic_key = "{key}"\n')
+    frozen = freeze_file(ws)
+    said = {"bundle": CANDIDATE, "charter": {"sha256": frozen.sha256}, "expires": "2099-12-31", "conditions": []}
+    decision = {**json.loads(ws.decision_file.read_text()), **said}
+    decision["id"] = decision_id(decision)
+    write_json(ws.decision_file, decision)
+    assert not load_frozen(ws).draft
+    Ledger(ws.ledger_file).append("decision.made", decision["id"], {}, "alice")
+    return str(decision["id"])
+
+
+def shown_by(template: Path, parameters: dict[str, Any]) -> dict[str, list[Any]]:
+    "Cell id to what the cells of a template show, run in this process."
+    cells = json.loads(template.read_text())["cells"]
     scope: dict[str, Any] = {}
-    shown = []
+    shown: dict[str, list[Any]] = {}
     for cell in (c for c in cells if c["cell_type"] == "code"):
         tree = ast.parse("".join(cell["source"]))
         last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
         exec(compile(tree, cell["id"], "exec"), scope)
         if "parameters" in cell["metadata"].get("tags", ()):
-            scope |= {"workspace": str(ws.root), "as_of": AS_OF, **parameters}
-        value = (
-            eval(compile(ast.Expression(last.value), cell["id"], "eval"), scope) if isinstance(last, ast.Expr) else None
-        )
-        shown += [value] if isinstance(value, Piece) else []
+            scope |= parameters
+        if isinstance(last, ast.Expr):
+            shown[cell["id"]] = [eval(compile(ast.Expression(last.value), cell["id"], "eval"), scope)]
     return shown
+
+
+def without_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    "Reports run their cells in this process: for tests that are not about kernels."
+
+    def execute(template: Path, parameters: dict[str, Any], cwd: Path, limits: object) -> dict[str, Any]:
+        shown = shown_by(template, {**parameters, "workspace": str(cwd)})
+        notebook: dict[str, Any] = json.loads(template.read_text())
+        for cell in (c for c in notebook["cells"] if c["cell_type"] == "code"):
+            bundles = [v._repr_mimebundle_() for v in shown.get(cell["id"], ()) if hasattr(v, "_repr_mimebundle_")]
+            outputs = [
+                {"output_type": "execute_result", "execution_count": 1, "data": b, "metadata": {}} for b in bundles
+            ]
+            cell |= {"outputs": json.loads(json.dumps(outputs)), "execution_count": 1}
+        return notebook
+
+    monkeypatch.setattr(runner, "execute", execute)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_kernel(monkeypatch)
+
+
+def pieces_in_process(kind: str, ws: Workspace, **parameters: str) -> list[Piece]:
+    "What the cells of a template show, without a kernel."
+    given = {"workspace": str(ws.root), "as_of": AS_OF, **parameters}
+    values = [v for found in shown_by(template_file(kind), given).values() for v in found]
+    return [v for v in values if isinstance(v, Piece)]

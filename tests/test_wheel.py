@@ -23,6 +23,8 @@ import pytest
 
 from mlops_nb.core.processes import die_with_parent
 from mlops_nb.core.workspace import Workspace
+from mlops_nb.reporting.runner import run_report
+from tests.reporting_workspace import approvable, full_workspace
 from tests.serving_bundle import ROW, Running, expected, free_port, make_bundle, wait_ready
 from tests.tables import TARGETS, write_csv
 
@@ -220,6 +222,8 @@ LAB_COMMANDS = (
     "gate .",
     "monitor .",
     "report audit .",
+    "report due .",
+    "report diff . .",
     "refactor poc.ipynb --out src",
     "profile t.csv --out p",
     "drift --reference t.csv --current t.csv",
@@ -308,6 +312,28 @@ def test_the_lab_install_runs_the_whole_lifecycle(lab: Environment, base: Enviro
     for path in (ws.root, *ws.bundles.iterdir(), *(p.parent for p in pages)):  # a reviewer has no lab
         verified = base.cli("verify", path, cwd=tmp_path)
         assert verified.returncode == 0, (path, verified.stdout, verified.stderr)
+
+
+def test_a_reviewer_needs_the_base_install_and_no_repository(base: Environment, tmp_path: Path) -> None:
+    "The steps of nbs/tutorial_reviewer.ipynb as its reader takes them."
+    made = base.cli("approve", "churn", "--name", "B. Reader", "--new-key", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    ws = full_workspace(tmp_path / "churn")
+    approvable(ws, key=made.stdout.strip())
+    page = run_report(ws, "audit", "en", {"as_of": "2026-11-20"})
+    alone = shutil.copy(page, tmp_path)
+    ends = [base.cli("verify", path, cwd=tmp_path) for path in (alone, page.parent)]
+    assert [e.returncode for e in ends] == [3, 0], [e.stderr + e.stdout for e in ends]
+    signed = base.cli("approve", "churn", "--name", "B. Reader", "--comment", "read", cwd=tmp_path)
+    assert (signed.returncode, signed.stdout) == (0, "approved by B. Reader (risk)\n"), signed.stderr
+    after = base.cli("verify", page.parent, cwd=tmp_path)
+    assert after.returncode == 0
+    assert "B. Reader (risk) approved decision" in after.stdout
+    assert "the key that was frozen with the charter" in after.stdout
+    approval = next(ws.approvals.glob("*.json"))
+    approval.write_text(approval.read_text().replace('"comment": "read"', '"comment": "no"'))
+    forged = base.cli("verify", page.parent, cwd=tmp_path)
+    assert (forged.returncode, "the signature does not fit" in forged.stdout) == (1, True)
 
 
 def test_the_examples_come_with_their_extra(lab: Environment, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
 __all__ = ['Dir', 'AsJson', 'Lang', 'lab', 'charter_app', 'check_lang', 'init', 'run', 'stage_of', 'show_facts', 'data',
-           'charter_freeze', 'poc', 'trial', 'probe', 'gate', 'monitor', 'report']
+           'charter_freeze', 'poc', 'trial', 'probe', 'gate', 'monitor']
 
 # %% ../../nbs/92_cli.lab.ipynb #types
 Dir = Annotated[Path, typer.Argument(help="The workspace's folder.", show_default=False)]
@@ -293,40 +293,3 @@ def monitor(
         return show_facts(stage_of(folder, "monitor"), "monitor", as_json)
     code = _watch(ws, as_json, retrain, check_lang(lang) or ws.settings().lang or "en")
     raise typer.Exit(0 if os.environ.get(RUN_PID) else code)
-
-# %% ../../nbs/92_cli.lab.ipynb #report
-@lab.command()
-def report(
-    kind: Annotated[str, typer.Argument(help="audit, drift or roi", show_default=False)],
-    folder: Dir,
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the template.")
-    ] = None,
-    lang: Lang = "",
-) -> None:
-    """Run a report notebook and render it as one page.
-
-    Example: mlops-nb report audit churn --lang fr
-    """
-    require("papermill", "lab")
-    from mlops_nb.lifecycle.run import report_language
-    from mlops_nb.reporting.runner import run_report
-
-    ws = open_workspace(folder)
-    given = dict(_parameter(p) for p in parameter or [])
-    say(str(run_report(ws, kind, lang=report_language(ws, check_lang(lang)), parameters=given)))
-
-
-def _parameter(
-    given: str,
-) -> tuple[str, Any]:
-    "NAME=VALUE as a name and a JSON value; raises `InputError`."
-    import json
-
-    name, sign, value = given.partition("=")
-    if not sign:
-        raise InputError(f"'{given}' is not NAME=VALUE", where="-p")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

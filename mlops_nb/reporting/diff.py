@@ -5,6 +5,7 @@
 # %% ../../nbs/73a_reporting.diff.ipynb #imports
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 from ..core.facts import Fact
 
 # %% auto #0
-__all__ = ['Change', 'compare_facts', 'compare_inputs']
+__all__ = ['GROUPS', 'Change', 'difference_span', 'compare_facts', 'verdict_change', 'reasons_for_verdict', 'compare_inputs',
+           'input_group']
 
 # %% ../../nbs/73a_reporting.diff.ipynb #change
 @dataclass(frozen=True)
@@ -24,20 +26,19 @@ class Change:
     new: Fact | None  # None: not in the new report
 
     @property
+    def shown(self) -> Fact:
+        "The fact that names the number."
+        return self.new or self.old or Fact(self.id, None)
+
+    @property
     def crossed(self) -> bool:
         "Whether its state is another one now."
         return bool(self.old and self.new and self.old.state != self.new.state)
 
     @property
-    def overlap(self) -> str:
-        "separate, overlap, or empty where there are no two intervals."
-        if not (self.old and self.new):
-            return ""
-        ends = (self.old.low, self.old.high, self.new.low, self.new.high)
-        if any(e is None for e in ends):
-            return ""
-        low, high, low2, high2 = (float(e) for e in ends if e is not None)
-        return "overlap" if low <= high2 and low2 <= high else "separate"
+    def promise_moved(self) -> bool:
+        "Whether it is held against another threshold now."
+        return bool(self.old and self.new and self.old.threshold != self.new.threshold)
 
     @property
     def delta(self) -> float | None:
@@ -47,7 +48,43 @@ class Change:
             return None
         return float(pair[1]) - float(pair[0])  # type: ignore[arg-type]
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        "Interval of new minus old; None where there are no two intervals of one level."
+        return difference_span(self.old, self.new)
 
+    @property
+    def overlap(self) -> str:
+        "separate, apart (they overlap, yet the difference's interval leaves zero out), overlap, or empty."
+        span = self.span
+        if span is None or self.old is None or self.new is None:
+            return ""
+        if self.old.high < self.new.low or self.new.high < self.old.low:  # type: ignore[operator]
+            return "separate"
+        return "overlap" if span[0] <= 0 <= span[1] else "apart"
+
+# %% ../../nbs/73a_reporting.diff.ipynb #span
+def _ends(
+    fact: Fact | None,
+) -> tuple[float, float, float] | None:
+    "Value, low and high of a number with a whole interval."
+    if fact is None or fact.low is None or fact.high is None or not isinstance(fact.value, int | float):
+        return None
+    return float(fact.value), fact.low, fact.high
+
+
+def difference_span(
+    old: Fact | None,
+    new: Fact | None,
+) -> tuple[float, float] | None:
+    "The interval of new minus old by Zou and Donner's method; None without two intervals of one level."
+    a, b = _ends(old), _ends(new)
+    if a is None or b is None or old is None or new is None or old.level != new.level:
+        return None
+    delta = b[0] - a[0]
+    return delta - math.hypot(b[0] - b[1], a[2] - a[0]), delta + math.hypot(b[2] - b[0], a[0] - a[1])
+
+# %% ../../nbs/73a_reporting.diff.ipynb #compare
 def _same(
     a: Fact | None,
     b: Fact | None,
@@ -57,7 +94,7 @@ def _same(
         b and (b.value, b.low, b.high, b.threshold, b.state, b.n)
     )
 
-# %% ../../nbs/73a_reporting.diff.ipynb #compare
+
 def compare_facts(
     old: Iterable[Fact],
     new: Iterable[Fact],
@@ -69,12 +106,48 @@ def compare_facts(
     changes = [Change(i, before.get(i), after.get(i)) for i in ids if not _same(before.get(i), after.get(i))]
     return tuple(sorted(changes, key=lambda c: not c.crossed))
 
+# %% ../../nbs/73a_reporting.diff.ipynb #why-verdict
+def verdict_change(
+    changes: Iterable[Change],
+) -> Change | None:  # None: the verdict stayed
+    "The verdict among the changes, when it is another one."
+    return next((c for c in changes if c.id.startswith("verdict.") and c.crossed), None)
+
+
+def reasons_for_verdict(
+    changes: Iterable[Change],
+) -> tuple[Change, ...]:
+    "The changes of state behind another verdict, the weightiest first."
+    found = tuple(changes)
+    verdict = verdict_change(found)
+    if verdict is None or verdict.new is None:
+        return ()
+    state = verdict.new.state
+    behind = [c for c in found if c.id != verdict.id and (c.crossed or (c.old is None) != (c.new is None))]
+    stated = [c for c in behind if c.shown.state]
+    return tuple(sorted(stated, key=lambda c: (c.new is None, (c.new or c.shown).state != state, not c.crossed)))
+
 # %% ../../nbs/73a_reporting.diff.ipynb #inputs
 def compare_inputs(
-    old: Mapping[str, Any],  # Relative path to SHA-256
+    old: Mapping[str, Any],  # Relative path to SHA-256, or a name to its value
     new: Mapping[str, Any],
 ) -> tuple[tuple[str, str], ...]:  # Path, and changed, added or removed
-    "The files that differ."
+    "The entries that differ."
     paths = sorted({*old, *new})
     kinds = {(True, True): "changed", (False, True): "added", (True, False): "removed"}
     return tuple((p, kinds[p in old, p in new]) for p in paths if old.get(p) != new.get(p))
+
+
+GROUPS = ("data", "code", "parameters", "results")
+_PLACES = (
+    ("data", ("data/", "splits/", "windows/", "logs/", "contract.json")),
+    ("code", ("notebooks/", "src/", "bundles/")),
+    ("parameters", ("charter", "policy.toml", "approvers.toml", "mlops_nb.ini")),
+)
+
+
+def input_group(
+    path: str,  # Relative to the workspace
+) -> str:  # One of GROUPS
+    "What kind of thing an input file is."
+    return next((group for group, starts in _PLACES if path.startswith(starts)), "results")

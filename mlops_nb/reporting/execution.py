@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -149,7 +150,7 @@ def _papermill(
         str(folder / "out.ipynb"),
         parameters=dict(parameters),
         kernel_name="python3",
-        progress_bar=False,
+        progress_bar=sys.stderr.isatty(),  # a person sees the cells go by, a scheduler's log does not
         start_timeout=limits.start_s,
         timeout_func=lambda cell: max(1, int(min(limits.cell_s, end - time.monotonic()))),
         resources={"metadata": {"path": str(cwd)}},

@@ -290,13 +290,6 @@ def _rule_facts(
 def rules_section(
     m: Material,
 ) -> Piece:
-    "Rates and sizes of the rules, and the alerts the ledger holds."
+    "Rates and sizes of the rules."
     w = Writer(m.lang)
-    alerts = [
-        (e.time[:16].replace("T", " "), w.label(f"event.{e.event}"), e.subject, e.actor)
-        for e in m.record.entries
-        if e.event.startswith(("alert.", "incident."))
-    ]
-    header = tuple(w.label(f"ledger.{k}") for k in ("time", "event", "subject", "actor"))
-    history = table(w, w.label("drift.alerts"), header, alerts[-20:], w.text("drift.no_alert"))
-    return section(w, "rules", fact_table(w, w.label("section.rules"), _rule_facts(m), columns=(), quiet=True), history)
+    return section(w, "rules", fact_table(w, w.label("section.rules"), _rule_facts(m), columns=(), quiet=True))

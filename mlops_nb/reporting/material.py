@@ -32,15 +32,16 @@ _NEEDS = {
     "roi": {"charter.frozen.json": "charter freeze", "evidence/value.json": "value"},
 }
 _STAGES = {
-    "audit": ("data", "poc", "export", "trial", "score"),
+    "audit": ("data", "poc", "export", "trial", "probe", "score", "annex"),
     "drift": ("data", "export", "score", "monitor"),
     "roi": ("export", "trial", "score", "monitor", "value"),
 }
 _FILES = {
-    "audit": ("contract.json", "approvers.toml", "approvals/*"),
+    "audit": ("contract.json",),
     "drift": ("contract.json", "decision.json", "policy.toml", "windows/*.json"),
     "roi": ("decision.json", "value.json"),
 }
+_ALL = ("approvers.toml", "approvals/*", "annexes/**/*")
 
 # %% ../../nbs/73_reporting.material.ipynb #inputs
 def input_files(
@@ -49,7 +50,7 @@ def input_files(
 ) -> tuple[Path, ...]:  # Existing ones, sorted
     "The files a report of this kind is made from."
     named = (*_NEEDS[kind], *(f"evidence/{s}.json" for s in _STAGES[kind]))
-    found = {ws.root / n for n in named} | {p for pattern in _FILES[kind] for p in ws.root.glob(pattern)}
+    found = {ws.root / n for n in named} | {p for pattern in (*_FILES[kind], *_ALL) for p in ws.root.glob(pattern)}
     return tuple(sorted(p for p in found if p.is_file() and not p.name.startswith(".")))
 
 
@@ -134,6 +135,7 @@ class Material:
     record: Record
     documents: Mapping[str, Any] = field(default_factory=dict)  # Other JSON files, by relative path
     previous: Previous | None = None
+    content: str = ""  # Which deliverable of this kind; empty: the whole report
 
     @functools.cached_property
     def _by_id(self) -> dict[str, Fact]:
@@ -153,6 +155,27 @@ class Material:
         "Warnings with the stage that gave them."
         return tuple((s, w) for s in stages if s in self.evidence for w in self.evidence[s].warnings)
 
+    @property
+    def behind(self) -> dict[str, str]:
+        "What the stages read: relative path to SHA-256."
+        return {p: s for e in self.evidence.values() for p, s in e.inputs.items() if p not in self.inputs}
+
+    @property
+    def packages(self) -> dict[str, str]:
+        "Name to version of what the model was made and judged with."
+        told = (self.evidence[s].data.get("environment") for s in ("poc", "score") if s in self.evidence)
+        return {str(k): str(v) for t in told if isinstance(t, Mapping) for k, v in t.items()}
+
+    @property
+    def approvals(self) -> tuple[Mapping[str, Any], ...]:
+        "The approvals as they were signed."
+        return tuple(d for n, d in sorted(self.documents.items()) if n.startswith("approvals/"))
+
+    @property
+    def since(self) -> str:
+        "From when on a deliverable tells what happened: since the one before it; empty for a whole report."
+        return str(self.previous.manifest.get("as_of", "")) if self.previous and self.content else ""
+
     def source(self, name: str) -> Source:
         "A file as the source of a number."
         return Source(name, self.inputs.get(name, ""))
@@ -167,6 +190,9 @@ class Material:
                 "as_of": self.as_of,
                 "lang": self.lang,
                 "kind": self.kind,
+                "behind": self.behind,
+                "packages": self.packages,
+                "approvals": list(self.approvals),
             },
         }
 
@@ -194,12 +220,14 @@ def open_material(
     lang: str = "",  # en or fr; empty: the charter's
     as_of: str = "",  # A date or a time; empty: now
     previous: str = "",  # Folder of the report to compare with, relative to the workspace
+    content: str = "",  # Which deliverable; empty: the whole report
 ) -> Material:
     "Read everything a report of `kind` is made from; raises `InputError`."
     ws = Workspace(workspace)
     check_inputs(ws, kind)
     inputs = ws.sources(*input_files(ws, kind))
-    documents = {n: read_json(ws.root / n) for n in inputs if n.endswith(".json") and not n.startswith("evidence/")}
+    read = (n for n in inputs if n.endswith(".json") and not n.startswith(("evidence/", "annexes/")))
+    documents = {n: read_json(ws.root / n) for n in read}
     frozen = documents["charter.frozen.json"]
     lang = lang or frozen["charter"]["problem"]["lang"]
     if lang not in LANGUAGES:
@@ -217,6 +245,7 @@ def open_material(
         record=read_record(ws),
         documents=documents,
         previous=read_previous(ws, previous),
+        content=content,
     )
 
 # %% ../../nbs/73_reporting.material.ipynb #same-inputs

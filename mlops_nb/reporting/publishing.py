@@ -19,8 +19,8 @@ from .material import same_inputs
 from .sealing import SUMS, Sealed, check_sums, sums_text
 
 # %% auto #0
-__all__ = ['template_file', 'made_with', 'Published', 'as_published', 'published_reports', 'latest_report', 'current_report',
-           'publish', 'facts_hash']
+__all__ = ['template_file', 'made_with', 'Published', 'as_published', 'content_of', 'published_reports', 'latest_report',
+           'current_report', 'publish', 'facts_hash']
 
 # %% ../../nbs/77c_reporting.publishing.ipynb #made-with
 def template_file(
@@ -62,6 +62,7 @@ class Published:
     as_of: str  # ISO 8601, UTC
     state: str  # published or failed
     root: str
+    content: str = ""  # Which deliverable of this kind; empty: the whole report
 
     @property
     def page(self) -> Path:
@@ -75,7 +76,15 @@ def as_published(
 ) -> Published:
     "A folder and its manifest as a report."
     said = {k: str(manifest.get(k, "")) for k in ("kind", "lang", "as_of", "state", "root")}
-    return Published(folder, manifest, **said)
+    return Published(folder, manifest, **said, content=content_of(manifest))
+
+
+def content_of(
+    manifest: Mapping[str, Any],
+) -> str:  # Empty: the whole report
+    "Which deliverable a manifest is of."
+    parameters = manifest.get("parameters")
+    return str(parameters.get("content", "")) if isinstance(parameters, Mapping) else ""
 
 
 def _folders(
@@ -116,11 +125,11 @@ def latest_report(
     kind: str,
     lang: str,
     before: str = "",  # Only reports as of an earlier moment; empty: any
+    content: str = "",  # Which deliverable; empty: the whole report
 ) -> Published | None:
     "The newest report that did not fail."
-    found = [
-        p for p in published_reports(ws, kind, lang) if p.state == "published" and (not before or p.as_of < before)
-    ]
+    made = (p for p in published_reports(ws, kind, lang) if p.state == "published" and p.content == content)
+    found = [p for p in made if not before or p.as_of < before]
     return found[-1] if found else None
 
 

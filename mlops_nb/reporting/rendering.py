@@ -82,6 +82,12 @@ class Heading:
     kind: str  # audit, drift or roi
     name: str  # The model
     as_of: str
+    content: str = ""  # Which deliverable; empty: the whole report
+
+    @property
+    def title(self) -> str:
+        "What the page is called."
+        return text(f"report.{self.content or self.kind}", self.lang)
 
 
 def page_file(
@@ -119,7 +125,7 @@ def make_frame(
 ) -> Frame:
     "The frame of a page, with its two gaps for the root and the manifest."
     lang = heading.lang
-    kind = text(f"report.{heading.kind}", lang)
+    kind = heading.title
     style = page_file("style.css").read_text(encoding="utf-8") + _running_foot(heading, sealed)
     head = Markup(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="generator" content="mlops_nb">\n'
@@ -157,7 +163,7 @@ def _running_foot(
 ) -> str:
     "Page numbers and the root, for paper; names are ones a charter allows, so nothing in them ends a CSS string."
     name = "".join(c for c in heading.name if c.isalnum() or c in "-_ ")
-    left = f'"{text(f"report.{heading.kind}", heading.lang)} · {name}{f" · {ROOT_GAP}" if sealed else ""}"'
+    left = f'"{heading.title} · {name}{f" · {ROOT_GAP}" if sealed else ""}"'
     box = "font: 6.5pt ui-monospace, monospace; color: #52606d;"
     return (
         f"@page {{ @bottom-left {{ content: {left}; {box} }}\n"

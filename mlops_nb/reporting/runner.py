@@ -22,8 +22,17 @@ from ..ledger import Ledger
 from .execution import Limits, RunFailed, check_parameters, execute, tidy
 from .material import MATERIAL_MIME, check_inputs, input_files, moment, read_record
 from .page import Piece, Writer, pairs
-from .publishing import Published, facts_hash, latest_report, made_with, publish, template_file
+from mlops_nb.reporting.publishing import (
+    Published,
+    facts_hash,
+    latest_report,
+    made_with,
+    publish,
+    published_reports,
+    template_file,
+)
 from .publishing import current_report as current_report
+from .registers import CONTENTS, shown_in
 from mlops_nb.reporting.rendering import (
     Heading,
     facts_of,
@@ -36,7 +45,7 @@ from mlops_nb.reporting.rendering import (
 from .sealing import Sealed, seal
 
 # %% auto #0
-__all__ = ['notebook_bytes', 'ReportFailed', 'run_report', 'charter_language', 'charter_name']
+__all__ = ['notebook_bytes', 'only', 'ReportFailed', 'run_report', 'charter_language', 'charter_name']
 
 # %% ../../nbs/78_reporting.runner.ipynb #parameters
 def _parameters(
@@ -47,7 +56,10 @@ def _parameters(
 ) -> dict[str, Any]:
     "All parameters of a run, checked; raises `InputError`."
     as_of = moment(str(given.get("as_of", "")))
-    before = latest_report(ws, kind, lang, before=as_of)
+    content = str(given.get("content", ""))
+    if content and content not in CONTENTS:
+        raise InputError(f"no deliverable '{content}'", where="content", fix=f"use {', '.join(CONTENTS)}")
+    before = latest_report(ws, kind, lang, before=as_of, content=content)
     ours = {"workspace": ".", "lang": lang, "as_of": as_of, "previous": ws.relative(before.folder) if before else ""}
     for name in ("workspace", "lang"):
         if name in given:
@@ -77,6 +89,9 @@ def _manifest(
         "as_of": parameters["as_of"],
         "name": material.get("name", ""),
         "inputs": material["inputs"],
+        "behind": material.get("behind", {}),
+        "packages": material.get("packages", {}),
+        "approvals": material.get("approvals", []),
         "ledger": material["ledger"],
         "template": made_with(kind),
         "parameters": dict(parameters),
@@ -108,7 +123,7 @@ def _compose(
     shown = facts_of(notebook)
     facts: dict[str, Any] = {"v": 1, "facts": list(shown)}
     stored = sha256_bytes(notebook_bytes(notebook))
-    heading = Heading(parameters["lang"], kind, name, parameters["as_of"])
+    heading = Heading(parameters["lang"], kind, name, parameters["as_of"], str(parameters.get("content", "")))
     frame = make_frame(heading, [p for _, p in pieces_of(notebook)], shown, stored)
     html = _renderer(settings)(_node(notebook), frame)
     outside = outside_references(html)
@@ -139,6 +154,24 @@ def notebook_bytes(
 ) -> bytes:
     "The one byte form of an executed notebook."
     return (json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+# %% ../../nbs/78_reporting.runner.ipynb #only
+def only(
+    notebook: Mapping[str, Any],
+    content: str,  # A deliverable; empty: everything
+) -> dict[str, Any]:
+    "The executed notebook without the outputs a deliverable does not show."
+    hidden = {cell for cell, piece in pieces_of(notebook) if not shown_in(content, str(piece["id"]))}
+    return {**notebook, "cells": [{**c, "outputs": []} if c["id"] in hidden else c for c in notebook["cells"]]}
+
+
+def _report_at(
+    ws: Workspace,
+    kind: str,
+    folder: str,  # Relative to the workspace; empty: none
+) -> Published | None:
+    "The published report a run is compared with."
+    return next((p for p in published_reports(ws, kind) if ws.relative(p.folder) == folder), None)
 
 # %% ../../nbs/78_reporting.runner.ipynb #failed-page
 class ReportFailed(MlopsError):
@@ -206,6 +239,7 @@ def _tell(
     "Enter a report in the ledger; a ledger that is broken is left as it is, and the page says so."
     if not read_record(ws).fault:
         data = {"kind": report.kind, "lang": report.lang, "as_of": report.as_of, "folder": ws.relative(report.folder)}
+        data |= {"content": report.content} if report.content else {}
         Ledger(ws.ledger_file).append(event, report.root, data)
 
 # %% ../../nbs/78_reporting.runner.ipynb #run
@@ -220,12 +254,12 @@ def run_report(
     settings = ws.settings()
     lang = lang or settings.lang or charter_language(ws)
     told = _parameters(ws, kind, lang, parameters or {})
-    previous = latest_report(ws, kind, lang, before=told["as_of"])
+    previous = _report_at(ws, kind, str(told["previous"]))
     try:
         executed = execute(
             template_file(kind), told, ws.root, Limits(settings.cell_timeout_s, settings.report_timeout_s)
         )
-        notebook = tidy(executed)
+        notebook = only(tidy(executed), str(told.get("content", "")))
         sealed, facts = _compose(kind, charter_name(ws), notebook, told, previous, settings)
     except MlopsError as error:
         failure = error if isinstance(error, RunFailed) else RunFailed(str(error))

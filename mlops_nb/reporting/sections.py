@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
 from ..core.facts import Fact, Source
 from ..core.messages import Message, catalogue
-from .diff import Change, compare_facts, compare_inputs
 from .material import Material
 from mlops_nb.reporting.page import (
+    DASH,
     Piece,
     Writer,
     bullets,
@@ -30,9 +31,10 @@ from mlops_nb.reporting.page import (
     state_tone,
     table,
 )
+from .signatures import Signed, check_approval, frozen_people
 
 # %% auto #0
-__all__ = ['bundle_of', 'front', 'changes', 'conditions', 'approvals', 'lineage', 'ledger_state', 'limits', 'glossary']
+__all__ = ['bundle_of', 'front', 'conditions', 'approvals', 'lineage', 'ledger_state', 'annexes', 'limits', 'glossary']
 
 # %% ../../nbs/74_reporting.sections.ipynb #verdict
 def _banner(
@@ -119,7 +121,7 @@ def front(
 ) -> Piece:
     "The head of the first screen."
     w = writer or Writer(m.lang)
-    title = w.text(f"title.{m.kind}", name=str(m.charter.get("problem", {}).get("name", m.ws.root.name)))
+    title = w.text(f"title.{m.content or m.kind}", name=str(m.charter.get("problem", {}).get("name", m.ws.root.name)))
     html = Markup(
         '<section id="verdict" aria-labelledby="verdict-title">\n<h1 id="verdict-title">{}</h1>\n{}\n{}\n{}\n{}\n</section>'
     )
@@ -127,103 +129,6 @@ def front(
         title, _banner(w, verdict, m.kind), _cautions(m, w), pairs(tiles, "tiles") if tiles else "", _identity(m, w)
     )
     return Piece("verdict", str(title), shown, w.facts, 1)
-
-# %% ../../nbs/74_reporting.sections.ipynb #change-rows
-def _old_fact(
-    m: Material,
-    change: Change,
-) -> Fact | None:
-    "The old number under an id of its own."
-    if change.old is None or m.previous is None:
-        return None
-    old = change.old
-    source = Source(f"{m.previous.folder}/facts.json", str(m.previous.manifest.get("facts", "")))
-    return Fact(
-        f"diff.old/{old.id}",
-        old.value,
-        old.unit,
-        old.low,
-        old.high,
-        threshold=old.threshold,
-        state=old.state,
-        basis=old.basis,
-        source=source,
-    )
-
-
-def _change_row(
-    m: Material,
-    w: Writer,
-    change: Change,
-) -> tuple[str, ...]:
-    "One changed number: what, old, new, and what the change is worth."
-    shown = change.new or change.old
-    old = _old_fact(m, change)
-    name = (
-        Markup("{} <q>{}</q>").format(w.label(shown.key), shown.qualifier)
-        if shown and shown.qualifier
-        else w.label(shown.key if shown else "")
-    )
-    moved = (
-        w.text("changes.state", old=w.label(f"state.{old.state}"), new=w.fact(change.new, "state"))
-        if change.crossed and old and change.new and old.state and change.new.state
-        else Markup("")
-    )
-    meaning = Markup(" ").join(
-        p for p in (moved, Markup(w.label(f"changes.{change.overlap}")) if change.overlap else "") if p
-    )
-    gone = Markup("<i>{}</i>").format(w.label("changes.absent"))
-    return name, w.fact(old) if old else gone, w.fact(change.new) if change.new else gone, meaning or "–"
-
-# %% ../../nbs/74_reporting.sections.ipynb #changes
-_MOST_CHANGES = 25
-
-
-def _comparable(
-    m: Material,
-    facts: Sequence[Fact],  # What this report compares
-    old: Sequence[Fact],
-) -> list[Fact]:
-    "The old report's numbers that are compared, and those of their kind that nobody measured any more."
-    ids, keys, measured = {f.id for f in facts}, {f.key for f in facts}, {f.id for f in m.facts()}
-    return [f for f in old if f.id in ids or (f.key in keys and f.id not in measured)]
-
-
-def changes(
-    m: Material,
-    facts: Sequence[Fact],  # What this report compares
-) -> Piece:
-    "What differs from the last report of this kind."
-    w = Writer(m.lang)
-    if m.previous is None:
-        return section(w, "changes", Markup("<p>{}</p>").format(w.text("changes.first")))
-    when = str(m.previous.manifest.get("as_of", ""))[:10]
-    head = Markup("<p>{} {}</p>").format(w.text("changes.since", date=when), short_hash(m.previous.root))
-    found = compare_facts(_comparable(m, facts, m.previous.facts), facts)
-    files = compare_inputs(m.previous.manifest.get("inputs", {}), m.inputs)
-    if not found and not files:
-        return section(w, "changes", head, Markup("<p>{}</p>").format(w.text("changes.none")))
-    header = (
-        w.label("word.measure"),
-        ">" + w.label("changes.old"),
-        ">" + w.label("changes.new"),
-        w.label("changes.meaning"),
-    )
-    numbers = table(
-        w,
-        w.label("changes.numbers"),
-        header,
-        [_change_row(m, w, c) for c in found[:_MOST_CHANGES]],
-        w.text("changes.no_number"),
-    )
-    more = Markup("<p>{}</p>").format(w.text("changes.more")) if len(found) > _MOST_CHANGES else Markup("")
-    listing = table(
-        w,
-        w.label("changes.files"),
-        (w.label("word.file"), w.label("word.change")),
-        [(code(p), w.label(f"changes.{k}")) for p, k in files],
-    )
-    return section(w, "changes", head, numbers, more, listing if files else "")
 
 # %% ../../nbs/74_reporting.sections.ipynb #conditions
 def _due(
@@ -257,23 +162,32 @@ def conditions(
     )
 
 # %% ../../nbs/74_reporting.sections.ipynb #approvals
-def _approval_rows(
+def _signed(
+    m: Material,
+) -> list[Signed]:
+    "The approvals, each checked."
+    people = frozen_people(m.ws)
+    return [check_approval(d, people) for d in m.approvals]
+
+
+def _approval_row(
     m: Material,
     w: Writer,
-) -> list[tuple[str, ...]]:
-    "Signed approvals of this decision."
-    rows: list[tuple[str, ...]] = []
-    for name in sorted(n for n in m.documents if n.startswith("approvals/")):
-        said = {k: str(m.documents[name].get(k) or "–") for k in ("name", "role", "time", "answer", "comment")}
-        answer = state_badge(said["answer"], w.label(f"state.{said['answer']}"))
-        rows.append((said["name"], said["role"], day(said["time"]), answer, said["comment"]))
-    return rows
+    signed: Signed,
+) -> tuple[str, ...]:
+    "One approval; the signature of a decision that is no longer this one says so."
+    answer = state_badge(signed.answer, w.label(f"state.{signed.answer}")) if signed.state != "forged" else DASH
+    earlier = signed.state == "holds" and m.decision.get("id") not in (None, signed.decision)
+    state = "earlier" if earlier else signed.state
+    tone = {"holds": "approved", "unlisted": "warn", "earlier": "warn"}.get(state, "refused")
+    worth = state_badge(tone, w.label(f"signature.{state}"))
+    return signed.name, signed.role or "–", day(signed.time), answer, worth, signed.comment or "–"
 
 
 def approvals(
     m: Material,
 ) -> Piece:
-    "Who prepared, who signed, and lines to sign on paper."
+    "Who prepared, who signed and what each signature is worth, and lines to sign on paper."
     w = Writer(m.lang)
     prepared = [(e.actor, e.time[:10]) for e in m.record.entries if e.event == "decision.made"]
     by = (
@@ -281,28 +195,42 @@ def approvals(
         if prepared
         else w.text("approvals.unknown")
     )
-    header = tuple(w.label(f"approvals.{k}") for k in ("name", "role", "date", "answer", "comment"))
-    signed = table(w, w.label("approvals.caption"), header, _approval_rows(m, w), w.text("approvals.none"))
+    header = tuple(w.label(f"approvals.{k}") for k in ("name", "role", "date", "answer", "signature", "comment"))
+    rows = [_approval_row(m, w, s) for s in _signed(m)]
+    signed = table(w, w.label("approvals.caption"), header, rows, str(w.text("approvals.none")))
     line = Markup('<span class="sign"></span>')
     paper = pairs([(w.label(f"approvals.{k}"), line) for k in ("reviewer", "approver")], "pairs signs")
     return section(w, "approvals", Markup("<p>{}</p>").format(by), signed, paper)
 
 # %% ../../nbs/74_reporting.sections.ipynb #lineage
+def _promised(
+    m: Material,
+    w: Writer,
+) -> Markup:
+    "When the promises were frozen and by whom, and the report before this one."
+    frozen = [e for e in m.record.entries if e.event == "charter.frozen"]
+    by = w.text("lineage.frozen", date=frozen[-1].time[:10], name=frozen[-1].actor) if frozen else DASH
+    before = short_hash(m.previous.root) if m.previous else DASH
+    kept = w.text("lineage.kept")
+    told = ((w.label("lineage.promises"), by), (w.label("lineage.previous"), before), (w.label("lineage.keep"), kept))
+    return pairs(told)
+
+
 def lineage(
     m: Material,
 ) -> Piece:
-    "The files a report was made from, with their hashes."
+    "The files a report was made from, with their hashes, and since when its promises stand."
     w = Writer(m.lang)
     rows = [(code(path), short_hash(sha)) for path, sha in m.inputs.items()]
     files = table(w, w.label("lineage.files"), (w.label("word.file"), w.label("word.hash")), rows)
-    behind = {p: s for e in m.evidence.values() for p, s in e.inputs.items() if p not in m.inputs}
+    behind = m.behind
     below = table(
         w,
         w.label("lineage.behind"),
         (w.label("word.file"), w.label("word.hash")),
         [(code(p), short_hash(s)) for p, s in sorted(behind.items())],
     )
-    return section(w, "lineage", files, below if behind else "")
+    return section(w, "lineage", _promised(m, w), files, below if behind else "")
 
 
 def ledger_state(
@@ -322,6 +250,23 @@ def ledger_state(
     header = tuple(w.label(f"ledger.{k}") for k in ("time", "event", "subject", "actor"))
     head = Markup("<p>{} <code>{}</code></p>").format(w.text("ledger.head", entries=w.fact(length)), m.record.head)
     return section(w, "ledger", head, table(w, w.label("ledger.caption"), header, rows))
+
+# %% ../../nbs/74_reporting.sections.ipynb #annexes
+def annexes(
+    m: Material,
+) -> Piece:
+    "The pages and files that other tools left beside the reports, linked with their hashes."
+    w = Writer(m.lang)
+    link = Markup('<a href="../../../{}">{}</a>')
+    rows = [
+        (link.format(quote(p), p.removeprefix("annexes/")), short_hash(sha))
+        for p, sha in m.inputs.items()
+        if p.startswith("annexes/")
+    ]
+    header = (w.label("word.file"), w.label("word.hash"))
+    return section(
+        w, "annexes", table(w, w.label("annexes.caption"), header, rows, str(w.text("annexes.none")), quiet=True)
+    )
 
 # %% ../../nbs/74_reporting.sections.ipynb #limits
 def limits(

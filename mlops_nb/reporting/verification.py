@@ -18,6 +18,7 @@ from ..core.messages import Message
 from ..core.workspace import Workspace
 from ..ledger import Entry, Ledger
 from .sealing import SUMS, Opened, check_sums, root_of, unseal, wrong_texts
+from .signatures import Signed, check_approval, frozen_people
 
 # %% auto #0
 __all__ = ['Finding', 'Verification', 'verify_report']
@@ -212,17 +213,70 @@ def _alone(
     yield _finding("absent", "ledger_absent")
     for name in opened.manifest.get("inputs", {}):
         yield _finding("absent", "input_absent", name=name)
+    yield from _signatures_of_page(opened)
 
 # %% ../../nbs/78a_reporting.verification.ipynb #signatures
+_WORTH = {"holds": "fits", "unlisted": "absent", "stranger": "wrong", "forged": "wrong"}
+
+
+def _signed_finding(
+    signed: Signed,
+    entries: tuple[Entry, ...] | None,  # None: the ledger is not here
+) -> Iterator[Finding]:
+    "One approval: its signature, its signer, and whether the ledger holds it."
+    told = {
+        "name": signed.name or "?",
+        "role": signed.role or "?",
+        "time": signed.time[:16],
+        "decision": signed.decision[:12],
+    }
+    yield _finding(_WORTH[signed.state], f"signature_{signed.state}", **told, public=signed.key[:12])
+    if entries is not None and signed.state != "forged":
+        own = [e for e in entries if e.event == "approval.signed" and e.subject == signed.decision]
+        if not any(e.data.get("name") == signed.name for e in own):
+            yield _finding("wrong", "signature_unrecorded", **told)
+
+
+def _approval_documents(
+    ws: Workspace,
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    "The approvals of a workspace; one that cannot be read is empty."
+    for file in sorted(ws.approvals.glob("*.json")) if ws.approvals.is_dir() else ():
+        try:
+            document = read_json(file)
+        except InputError:
+            document = {}
+        yield ws.relative(file), document if isinstance(document, dict) else {}
+
+
 def _signatures(
     ws: Workspace,
     entries: tuple[Entry, ...],
 ) -> Iterator[Finding]:
-    "Who signed, as the ledger says; the signatures themselves are checked with the decision."
-    signed = [e for e in entries if e.event == "approval.signed"]
-    for e in signed:
-        yield _finding("fits", "signed", actor=e.actor, time=e.time[:16], seq=e.seq)
-    if not signed:
+    "Who signed in a workspace, each signature checked, and approvals of the ledger whose file is gone."
+    people, seen = frozen_people(ws), set()
+    for _, document in _approval_documents(ws):
+        signed = check_approval(document, people)
+        seen.add((signed.decision, signed.name))
+        yield from _signed_finding(signed, entries)
+    recorded = [e for e in entries if e.event == "approval.signed"]
+    for e in recorded:
+        if (e.subject, str(e.data.get("name", e.actor))) not in seen:
+            yield _finding(
+                "absent", "approval_absent", name=str(e.data.get("name", e.actor)), time=e.time[:16], seq=e.seq
+            )
+    if not seen and not recorded:
+        yield _finding("fits", "nobody_signed")
+
+
+def _signatures_of_page(
+    opened: Opened,
+) -> Iterator[Finding]:
+    "Who signed, as far as a page alone can say."
+    documents = opened.manifest.get("approvals") or ()
+    for document in documents:
+        yield from _signed_finding(check_approval(document if isinstance(document, Mapping) else {}, None), None)
+    if not documents:
         yield _finding("fits", "nobody_signed")
 
 # %% ../../nbs/78a_reporting.verification.ipynb #verify
