@@ -22,7 +22,7 @@ from ..core.files import plain, read_json, write_json
 from ..core.messages import label, number
 from .estimation import Estimate
 from ..poc.metrics import Answers
-from ..stats.intervals import FloatArray, guarded_proportion, t_quantile, to_fact
+from ..stats.intervals import FloatArray, Interval, guarded_proportion, to_fact
 
 # %% auto #0
 __all__ = ['FIRST_LOOK', 'LABEL_LOOKS', 'FEWEST_LABELS', 'Surprise', 'surprise', 'LabelWatch', 'watch_labels', 'labels_needed',
@@ -36,7 +36,8 @@ class Surprise:
     rows: FloatArray  # one a labelled row, in units of the metric: what it added less what it was to add
     row_variance: float
     reference_error: float  # shared by all rows
-    effective_rows: float
+    interval: Interval  # of the estimate
+    window_error: float  # standard error against the labels of the whole window
 
     @property
     def difference(self) -> float:
@@ -48,12 +49,11 @@ class Surprise:
         "Its standard error while the estimate is right."
         return math.hypot(self.reference_error, math.sqrt(self.row_variance / len(self.rows)))
 
-    def covered(
-        self,
-        level: float,
-    ) -> bool:
-        "Whether an interval of that level held."
-        return abs(self.difference) <= t_quantile(level, self.effective_rows - 1) * self.error
+    @property
+    def covered(self) -> bool:
+        "Whether the interval held, widened by what a part of the labels leaves open."
+        wider, i = self.error / self.window_error if self.window_error else 1.0, self.interval
+        return (i.low - i.value) * wider <= self.difference <= (i.high - i.value) * wider
 
 
 def surprise(
@@ -62,12 +62,11 @@ def surprise(
     rows: NDArray[np.intp],  # their places among the window's answered rows
 ) -> Surprise | None:  # None without an estimate or without labels
     "Hold labelled rows against the estimate."
-    if found.carried is None or found.due is None or found.adds is None or not len(rows):
-        return None
     c = found.carried
-    return Surprise(
-        found.adds(answers) - found.due[rows] - c.correction, c.row_variance, c.reference_error, found.effective_rows
-    )
+    if c is None or found.interval is None or found.due is None or found.adds is None or not len(rows):
+        return None
+    beyond = found.adds(answers) - found.due[rows] - c.correction
+    return Surprise(beyond, c.row_variance, c.reference_error, found.interval, c.error)
 
 # %% ../../nbs/54b_monitoring.coverage.ipynb #watch
 FIRST_LOOK = 50
@@ -163,7 +162,7 @@ def entry(
     new = Entry(version, window, found.metric, i.value, i.low, i.high, i.level, found.effective_rows, found.n_window)
     if seen is None or len(seen.rows) < FEWEST_LABELS:
         return replace(new, labelled=len(seen.rows) if seen else 0)
-    return replace(new, labelled=len(seen.rows), difference=seen.difference, covered=seen.covered(i.level))
+    return replace(new, labelled=len(seen.rows), difference=seen.difference, covered=seen.covered)
 
 # %% ../../nbs/54b_monitoring.coverage.ipynb #book
 def _read(

@@ -5,6 +5,7 @@
 # %% ../../nbs/54a_monitoring.estimation.ipynb #imports
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -304,6 +305,19 @@ def _without(
     return replace(found, state="refused", reason=Message(f"estimate.refused.{why}", args))
 
 # %% ../../nbs/54a_monitoring.estimation.ipynb #by-means
+def _with_gaps(
+    reference: Answers,
+    window: Answers,
+    x: Sides,
+    fold: NDArray[np.int64],
+) -> Sides:
+    "Columns for how far the answers lie from a second opinion."
+    second = expected(x.reference, np.asarray(reference.truth, np.float64)[:, None], x.window, fold)
+    gaps = [np.abs(np.asarray(a.value) - m[:, 0]) for a, m in ((reference, second.reference), (window, second.window))]
+    first, other = _standard(*(np.column_stack([g, g**2]) for g in gaps))
+    return replace(x, reference=np.column_stack([x.reference, first]), window=np.column_stack([x.window, other]))
+
+
 @dataclass(frozen=True, eq=False)
 class _Linear:
     "A metric near its estimate: what rows add to it."
@@ -324,6 +338,8 @@ def _by_means(
 ) -> _Linear:
     "Through means of losses; the gradient is taken at the corrected means."
     losses = _stacked(recipe.losses(reference), len(reference))
+    if reference.task == "regression":
+        x = _with_gaps(reference, window, x, fold)
     m = expected(x.reference, losses, x.window, fold)
     known = _stacked(recipe.known(window), len(window)).mean(axis=0)
     plain = m.window.mean(axis=0)
@@ -432,17 +448,35 @@ def _estimate(
     else:
         found = _by_means(RECIPES[metric], reference, window, x, t.fold, t.weights)
     carried = carry(found.plain, found.residuals, len(window), t)
-    interval = _bounded(carried.interval(level), metric, reference.task)
+    interval = _shaped(carried.interval(level), metric, reference.task)
     return replace(sized, interval=interval, carried=carried, due=found.due, adds=found.adds)
 
+# %% ../../nbs/54a_monitoring.estimation.ipynb #shape
+_SIGNED = ("bias", "r2")  # any number, as far as an interval goes
 
-def _bounded(
-    interval: Interval,
+
+def _moved(
+    value: float,
+    half: float,
+    bounded: bool,
+) -> float:
+    "A value moved by a signed half width on the logarithm, or on the logit."
+    if not bounded:
+        return value * math.exp(half / value)
+    lean = math.log(value / (1 - value)) + half / (value * (1 - value))
+    return 1 / (1 + math.exp(-min(max(lean, -500.0), 500.0)))
+
+
+def _shaped(
+    i: Interval,
     metric: str,
     task: str,
 ) -> Interval:
-    "Within 0 and 1 where the metric is."
-    if not metric_for(metric, task).bounded:
-        return interval
-    value, low, high = (min(max(v, 0.0), 1.0) for v in (interval.value, interval.low, interval.high))
-    return replace(interval, value=value, low=low, high=high)
+    "The same interval within the metric's walls."
+    bounded, half = metric_for(metric, task).bounded, i.high - i.value
+    if metric in _SIGNED:
+        return i
+    if not 0 < i.value < (1 if bounded else math.inf):
+        value, low, high = (min(max(v, 0.0), 1.0 if bounded else v) for v in (i.value, i.low, i.high))
+        return replace(i, value=value, low=low, high=high)
+    return replace(i, low=_moved(i.value, -half, bounded), high=_moved(i.value, half, bounded))

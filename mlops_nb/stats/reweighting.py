@@ -168,7 +168,7 @@ class Carried:
     row_variance: float  # of one row of the window around what is expected of it
     correction: float  # what the reference added to the expectations
     rows: int
-    effective_rows: float
+    df: float  # degrees of freedom of the reference's error
 
     @property
     def error(self) -> float:
@@ -180,7 +180,7 @@ class Carried:
         level: float = LEVEL,
     ) -> Interval:
         "The interval for that figure."
-        half = t_quantile(level, self.effective_rows - 1) * self.error
+        half = t_quantile(level, self.df) * self.error
         return Interval(self.value, self.value - half, self.value + half, level, "doubly-robust", self.rows)
 
 
@@ -193,9 +193,10 @@ def carry(
     "Correct a figure by what was wrong with the expectations where the reference resembles the window."
     w = t.weights / t.weights.sum()
     shift = float(w @ residuals)
-    error = math.sqrt(float(w**2 @ (residuals - shift) ** 2))
+    parts = w**2 * (residuals - shift) ** 2
+    df = 2 * float(parts.sum()) ** 2 / max(float((parts**2).sum()), 1e-300)
     variance = float(w @ (residuals - shift) ** 2)
-    return Carried(plain + shift, error, variance, shift, rows, t.effective_rows)
+    return Carried(plain + shift, math.sqrt(float(parts.sum())), variance, shift, rows, df)
 
 # %% ../../nbs/18e_stats.reweighting.ipynb #rule
 FEWEST_EFFECTIVE = 200
