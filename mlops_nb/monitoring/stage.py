@@ -188,7 +188,9 @@ def judge_window(
             "no record of the window in the prediction log", where=span.name, fix="see the server's output"
         )
     current = window_profile(records, s.reference, s.bundle.contract)
-    verdict = compare_profiles(s.reference, current, s.policy.alpha, s.policy.floor, s.policy.visible)
+    private = [c.name for c in s.bundle.contract.columns if c.private]  # no log holds them
+    rules = s.policy.alpha, s.policy.floor, s.policy.visible
+    verdict = compare_profiles(s.reference, current, *rules, withheld=private)
     answered, target = with_status(records, "ok", "degraded"), s.bundle.contract.target
     realised = realise(answered, outcomes, target, span.name, s.promise.metric, s.promise.threshold)
     refused = with_status(records, "rejected").num_rows
