@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from mlops_nb.bundle.parts import Tolerance
 from mlops_nb.core.files import write_json
@@ -114,13 +115,11 @@ class Model:
             if c.kind in ("category", "boolean", "text")
         }
         kept = np.random.default_rng(seed).random(len(truth)) < (0.5 if seed else 1.1)
-        self.model = HistGradientBoostingClassifier(
-            max_iter=80 if not seed else 15,
-            learning_rate=0.06,
-            max_leaf_nodes=8,
-            min_samples_leaf=30,
-            random_state=seed,
-        ).fit(self.matrix(columns)[kept], truth[kept])
+        model = HistGradientBoostingClassifier(
+            max_iter=15 if seed else 80, learning_rate=0.06, max_leaf_nodes=8, min_samples_leaf=30, random_state=seed
+        )
+        with threadpool_limits(1):
+            self.model = model.fit(self.matrix(columns)[kept], truth[kept])
 
     def matrix(self, columns: Columns) -> NDArray[np.float64]:
         found = []
@@ -134,7 +133,8 @@ class Model:
         return np.column_stack(found)
 
     def __call__(self, columns: Columns) -> NDArray[np.float64]:
-        return np.asarray(self.model.predict_proba(self.matrix(columns)), np.float64)
+        with threadpool_limits(1):  # a thousand rows are no work for a team
+            return np.asarray(self.model.predict_proba(self.matrix(columns)), np.float64)
 
 
 @dataclass(frozen=True)
@@ -410,10 +410,12 @@ def skew(m: Material, rng: np.random.Generator, d: Draft, r: Mapping[str, Any]) 
     raise AssertionError("no skew was found that matters")
 
 
-def ranks(pool: Pool, name: str) -> NDArray[np.float64]:
-    "Values as standardised ranks; levels by their frequency."
-    values = pool.columns[name]
-    codes = pd.Series(values).map(pd.Series(values).value_counts()) if values.dtype.kind == "O" else pd.Series(values)
+def ranks(m: Material, pool: Pool, name: str) -> NDArray[np.float64]:
+    "Values as standardised ranks; levels by their frequency, which is the same for every pool."
+    values, frequent = pool.columns[name], pd.Series(m.production.columns[name])
+    codes = pd.Series(values)
+    if values.dtype.kind == "O":
+        codes = codes.map(frequent.value_counts()).fillna(0)
     found = codes.rank(na_option="top").to_numpy()
     spread = found.std()
     return (found - found.mean()) / (spread or 1.0)
@@ -423,7 +425,7 @@ def tilted(m: Material, rng: np.random.Generator, r: Mapping[str, Any]) -> Calla
     "Weights that prefer other people: the same for every pool."
     names = rng.choice(m.contract.feature_names, rng.integers(r["columns"][0], r["columns"][1] + 1), replace=False)
     tilts = [between(rng, r["tilt"]) * rng.choice([-1, 1]) for _ in names]
-    return lambda pool: np.sum([t * ranks(pool, str(n)) for n, t in zip(names, tilts, strict=True)], axis=0)
+    return lambda pool: np.sum([t * ranks(m, pool, str(n)) for n, t in zip(names, tilts, strict=True)], axis=0)
 
 
 def prior_rows(

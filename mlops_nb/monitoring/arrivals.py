@@ -28,8 +28,9 @@ from ..stats.profiles import IntArray, LevelProfile, Profile
 from ..stats.two_sample import chi_square_p_value, fisher_p_value
 
 # %% auto #0
-__all__ = ['ALPHA', 'REPEATS_FLOOR', 'RUN_FLOOR', 'SKEW_FLOOR', 'Arrived', 'arrived', 'codes', 'repeated_rows', 'longest_runs',
-           'Habits', 'habits_of', 'repeated', 'stale', 'turned_hours', 'Replay', 'replay', 'compared', 'skew']
+__all__ = ['ALPHA', 'REPEATS_FLOOR', 'RUN_FLOOR', 'RUN_HABIT', 'SKEW_FLOOR', 'Arrived', 'arrived', 'codes', 'repeated_rows',
+           'longest_runs', 'Habits', 'habits_of', 'repeated', 'stale', 'turned_hours', 'Replay', 'replay', 'compared',
+           'skew']
 
 # %% ../../nbs/55b_monitoring.arrivals.ipynb #arrived
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def repeated(
 
 # %% ../../nbs/55b_monitoring.arrivals.ipynb #stale
 RUN_FLOOR = 0.1  # share of the rows from which a run is worth a word
+RUN_HABIT = 4  # times the longest run of the windows before: a month lasts a month, and some months are busy
 
 
 def _share_limit(
@@ -198,11 +200,8 @@ def stale(
     found, n = [], now.rows.num_rows
     runs = {k: v for k, v in longest_runs(now.rows).items() if k in profile.columns}
     for name, (start, length) in runs.items():
-        if (
-            length < RUN_FLOOR * n
-            or length < 2 * habits.runs.get(name, 0.0) * n
-            or profile.columns[name].kind == "text"
-        ):
+        usual = max(RUN_FLOOR, RUN_HABIT * habits.runs.get(name, 0.0))
+        if length < usual * n or profile.columns[name].kind == "text":
             continue
         valued = now.rows[name].drop_null()
         value = valued[start].as_py()

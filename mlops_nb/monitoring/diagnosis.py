@@ -18,14 +18,14 @@ from .drift import DriftVerdict, FeatureDrift, compare_profiles
 from .faults import column_fault, has_strangers
 from .findings import ACTIONS, PIPELINE, Finding, with_ruled_out
 from .performance import ANSWER
-from .relation import Judged, Relation, compare_relations
+from .relation import ALPHA, Judged, Relation, compare_relations
 from ..stats.intervals import Interval, t_quantile
 from ..stats.profiles import Encoded, NumberProfile, Profile, as_numbers
 from ..stats.two_sample import rows_needed
 
 # %% auto #0
-__all__ = ['FEWEST_PERIODS', 'KPI_ALPHA', 'MANY_REFUSED', 'SEASON_ALPHA', 'Kpi', 'expected_kpi', 'Scene', 'breaches_of',
-           'is_seasonal', 'diagnose']
+__all__ = ['FEWEST_PERIODS', 'KPI_ALPHA', 'MANY_REFUSED', 'SEASON_ALPHA', 'SEASON_LEFT', 'LOUD', 'Kpi', 'expected_kpi', 'Scene',
+           'breaches_of', 'is_seasonal', 'diagnose']
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #kpi
 @dataclass(frozen=True)
@@ -168,7 +168,8 @@ def _is_in(
     return bool({f.name for f in drifted} & set(finding.columns))
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #season
-SEASON_ALPHA = 0.01  # chance that a window is told apart from the past it repeats
+SEASON_ALPHA = 0.01  # level at which a column differs from the same period of the past
+SEASON_LEFT = 0.5
 
 
 def is_seasonal(
@@ -177,25 +178,27 @@ def is_seasonal(
     columns: Mapping[str, Encoded],
 ) -> bool:
     "Whether the same period of the past looked like this."
-    known = [f for f in drifted if f.name in season.columns and f.name in columns]
-    if not known or len(known) < len(drifted) or not season.rows:
+    moved = {f.name: f.effect or 0.0 for f in drifted if f.name in season.columns and f.name in columns}
+    if not moved or len(moved) < len(drifted) or not season.rows:
         return False
-    past = replace(season, columns={f.name: season.columns[f.name] for f in known})
-    then = compare_profiles(past, past.count({f.name: columns[f.name] for f in known}), SEASON_ALPHA)
-    if then.drifted:
-        return False
-    largest = max(f.effect or 0.0 for f in known)
-    needed = rows_needed(largest, season.rows, SEASON_ALPHA)
+    past = replace(season, columns={name: season.columns[name] for name in moved})
+    then = compare_profiles(past, past.count({name: columns[name] for name in moved}), SEASON_ALPHA)
     left = {f.name: f.effect or 0.0 for f in then.features}
-    moved = math.fsum(f.effect or 0.0 for f in known)
-    return needed is not None and needed <= then.rows_current and math.fsum(left.values()) <= 0.5 * moved
+    needed = rows_needed(max(moved.values()), season.rows, SEASON_ALPHA)
+    enough = needed is not None and needed <= then.rows_current
+    alike = all(left[name] <= SEASON_LEFT * moved[name] for name in then.drifted)
+    return enough and alike and math.fsum(left.values()) <= SEASON_LEFT * math.fsum(moved.values())
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #relation
+LOUD = 0.01 * ALPHA  # p-value below which a relation counts as changed although the season explains the inputs
+
+
 def _by_relation(
     relation: Relation | None,
+    seasonal: bool,
 ) -> Finding | None:
     "A relation that changed."
-    if relation is None or relation.state == "same":
+    if relation is None or relation.state == "same" or (seasonal and relation.p_value > LOUD):
         return None
     found = {"before": relation.before, "after": relation.after, "p": relation.p_value, "rows": relation.rows}
     if relation.state == "prior":
@@ -226,7 +229,7 @@ def _world(
     scene: Scene,
 ) -> tuple[Finding, ...]:
     "The cause, when the pipeline is sound."
-    changed = _by_relation(relation)
+    changed = _by_relation(relation, seasonal)
     if changed:
         return (changed,)
     if drifted:
@@ -302,7 +305,8 @@ def diagnose(
     ruled = list(_ruled_out(verdict, faults, refused, scene))
     if any(f.cause in PIPELINE for f in faults):
         return with_ruled_out(faults, ruled)
-    relation = compare_relations(scene.accepted, scene.judged) if scene.accepted and scene.judged else None
+    names = [f.name for f in sorted(drifted, key=lambda f: -(f.effect or 0.0))]
+    relation = compare_relations(scene.accepted, scene.judged, names) if scene.accepted and scene.judged else None
     season = scene.season
     seasonal = bool(drifted and season and is_seasonal(drifted, season, columns))
     ruled += _ruled_out_of_the_world(seasonal, relation, scene)

@@ -5,7 +5,7 @@
 # %% ../../nbs/55c_monitoring.relation.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,12 @@ from ..data.values import NULL, NULL_DAYS
 from .performance import answers_of, truth_of, with_status
 from ..poc.metrics import Answers, answered, errors, event, event_score, shares
 from ..stats.profiles import FloatArray, count_numbers
+from ..stats.reweighting import chances, fit_logistic
 from ..stats.two_sample import chi_square_tail, effective_rows, ks_gap, ks_p_value
 
 # %% auto #0
 __all__ = ['Mask', 'ALPHA', 'FEWEST_JUDGED', 'INFORMATION_FLOOR', 'MOST_JUDGED', 'Judged', 'judged_rows', 'input_table',
-           'score_gain', 'Relation', 'compare_relations']
+           'Relation', 'compare_relations']
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #judged
 Mask = NDArray[np.bool_]
@@ -103,40 +104,120 @@ def _signal(
     said = answered(a)
     return _Signal((said == a.truth).astype(np.float64), _logit(shares(a)[np.arange(len(a)), said]), False)
 
-# %% ../../nbs/55c_monitoring.relation.ipynb #score
-def _fitted(
+# %% ../../nbs/55c_monitoring.relation.ipynb #fit
+@dataclass(frozen=True)
+class _Fit:
+    x: FloatArray  # [rows, terms] that hold for all rows
+    rest: FloatArray  # what happened less what was expected
+    weight: FloatArray
+    gram: FloatArray  # x' W x
+
+
+def _fit(
     y: FloatArray,
-    x: FloatArray,  # [rows, terms]
+    x: FloatArray,
+    counts: FloatArray,  # How much each row counts
     gaussian: bool,
-) -> tuple[FloatArray, FloatArray]:  # Mean of each row, and its weight
+) -> _Fit:
     "Least squares, or the logistic regression by Newton's method with a trace of a ridge."
-    ridge, beta = 1e-6 * len(y) * np.eye(x.shape[1]), np.zeros(x.shape[1])
+    ridge, beta, weight = 1e-6 * len(y) * np.eye(x.shape[1]), np.zeros(x.shape[1]), counts
+    gram: FloatArray = (x * weight[:, None]).T @ x + ridge
     if gaussian:
-        return x @ np.linalg.solve(x.T @ x + ridge, x.T @ y), np.ones(len(y))
-    for _ in range(12):
+        rest = y - x @ np.linalg.solve(gram, x.T @ (counts * y))
+        return _Fit(x, counts * rest, weight, gram)
+    for _ in range(25):
         mean = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
-        weight = np.maximum(mean * (1 - mean), 1e-9)
-        step = np.linalg.solve((x * weight[:, None]).T @ x + ridge, x.T @ (y - mean) - ridge @ beta)
+        weight = counts * np.maximum(mean * (1 - mean), 1e-9)
+        gram = (x * weight[:, None]).T @ x + ridge
+        step = np.linalg.solve(gram, x.T @ (counts * (y - mean)) - ridge @ beta)
         beta = beta + step
-        if np.abs(step).max() < 1e-7:
+        if np.abs(step).max() < 1e-6:
             break
-    return mean, weight
+    return _Fit(x, counts * (y - mean), weight, gram)
+
+# %% ../../nbs/55c_monitoring.relation.ipynb #score
+def _without(
+    terms: FloatArray,
+    x: FloatArray,
+    weight: FloatArray,
+    gram: FloatArray,
+) -> FloatArray:
+    "What is left of terms when others are known."
+    return np.asarray(terms - x @ np.linalg.solve(gram, (x * weight[:, None]).T @ terms))
 
 
-def score_gain(
-    y: FloatArray,
-    x: FloatArray,  # Terms that hold for all rows
+def _gain(
+    fit: _Fit,
     extra: FloatArray,  # Terms that are tried
-    gaussian: bool,
+    own: FloatArray | None = None,  # Terms that are fitted before
 ) -> float:  # Chi-square with as many degrees of freedom as there are extra terms
     "How much the extra terms would improve the fit."
-    mean, weight = _fitted(y, x, gaussian)
-    weighted = x * weight[:, None]
-    ridge = 1e-9 * len(y) * np.eye(x.shape[1])
-    left = extra - x @ np.linalg.solve(weighted.T @ x + ridge, weighted.T @ extra)
-    each = left * (y - mean)[:, None]
+    left, rest = _without(extra, fit.x, fit.weight, fit.gram), fit.rest
+    if own is not None:
+        known = _without(own, fit.x, fit.weight, fit.gram)
+        gram = (known * fit.weight[:, None]).T @ known + 1e-9 * len(rest) * np.eye(known.shape[1])
+        rest = rest - fit.weight * (known @ np.linalg.solve(gram, known.T @ rest))
+        left = _without(left, known, fit.weight, gram)
+    each = left * rest[:, None]
     total = each.sum(axis=0)
     return float(total @ np.linalg.pinv(each.T @ each) @ total)
+
+# %% ../../nbs/55c_monitoring.relation.ipynb #moved
+_MOST_MOVED, _LEVELS = 12, 8  # columns, and levels of one, that are taken in
+
+
+def _ranks(
+    before: FloatArray,
+    both: FloatArray,
+) -> FloatArray:  # -0.5 to 0.5; 0 for null
+    "Where values stand among those of before."
+    known = np.sort(before[~np.isnan(before)])
+    place = np.searchsorted(known, both) + np.searchsorted(known, both, "right")
+    return np.where(np.isnan(both), 0.0, place / (2 * max(len(known), 1)) - 0.5)
+
+
+def _own_terms(
+    before: pa.ChunkedArray,
+    after: pa.ChunkedArray,
+) -> list[FloatArray]:
+    "The terms of one input."
+    if pa.types.is_floating(before.type):
+        a, b = (c.cast(pa.float64()).to_numpy() for c in (before, after))
+        both = np.append(a, b)
+        rank = _ranks(a, both)
+        return [rank, rank**2, np.isnan(both).astype(np.float64)]
+    if not pa.types.is_string(before.type):
+        return []
+    counts = sorted(pc.value_counts(before.combine_chunks().drop_null()).to_pylist(), key=lambda v: -v["counts"])
+    levels = [v["values"] for v in counts[:_LEVELS]]
+    return [np.append(_equal(before, v), _equal(after, v)).astype(np.float64) for v in levels]
+
+
+def _moved_terms(
+    before: pa.Table,
+    after: pa.Table,
+    moved: Sequence[str],
+) -> list[FloatArray]:
+    "The terms of all inputs that moved."
+    names = [n for n in moved if n in before.column_names][:_MOST_MOVED]
+    return [t for n in names for t in _own_terms(before[n], after[n]) if t.std() > 0]
+
+
+_HEAVIEST = 20.0  # times the mean
+
+
+def _counts(
+    new: FloatArray,  # 1 for rows of the window
+    moved: Sequence[FloatArray],
+) -> FloatArray:  # 1 for rows of the window; the accepted ones 1 on average
+    "How much each row counts, so that accepted rows stand where those of the window do."
+    if not moved:
+        return np.ones(len(new))
+    terms: NDArray[np.float64] = np.column_stack(moved).astype(np.float64)
+    chance = chances(fit_logistic(terms, new.astype(np.float64)), terms)
+    odds = chance / (1 - chance)
+    odds = np.minimum(odds / odds[new == 0].mean(), _HEAVIEST)
+    return np.where(new == 1, 1.0, odds)
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #segments
 _LEAST, _MOST, _FEWEST = 0.05, 0.70, 30
@@ -150,6 +231,13 @@ class _Segment:
     after: Mask
 
 
+def _equal(
+    column: pa.ChunkedArray,
+    value: object,
+) -> Mask:
+    return np.asarray(pc.fill_null(pc.equal(column, value), False).to_numpy())
+
+
 def _by_value(
     name: str,
     before: pa.ChunkedArray,
@@ -157,7 +245,7 @@ def _by_value(
     values: list[Any],
 ) -> Iterator[_Segment]:
     for value in values:
-        masks = [pc.fill_null(pc.equal(c, value), False).to_numpy() for c in (before, after)]
+        masks = [_equal(c, value) for c in (before, after)]
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         yield _Segment(f"{name} = {shown}", masks[0], masks[1])
 
@@ -199,7 +287,7 @@ def _fits(
     return bool(mask.sum() >= _FEWEST and _LEAST <= mask.mean() <= _MOST)
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #relation
-ALPHA = 0.01
+ALPHA = 0.002  # all windows share the accepted rows, and so their error: it is kept small
 FEWEST_JUDGED = 100
 INFORMATION_FLOOR = 0.01  # gain a row of the effective sample below which a change is not worth acting upon
 
@@ -228,23 +316,33 @@ class _Way:
 def _ways(
     a: _Signal,
     b: _Signal,
-    segments: list[_Segment],
+    segments: Sequence[_Segment],
+    moved: Sequence[FloatArray],  # Terms of the inputs that moved
 ) -> list[_Way]:
     "Every way to change, with its gain."
     y, z = np.append(a.y, b.y), np.append(a.z, b.z)
     z = (z - z.mean()) / (z.std() or 1.0)
     new = np.append(np.zeros(len(a.y)), np.ones(len(b.y)))
-    base = np.column_stack([np.ones(len(y)), z, z**2])
+    fit = _fit(y, np.column_stack([np.ones(len(y)), z, z**2, *moved]), _counts(new, moved), a.gaussian)
     found = [
-        _Way("level", score_gain(y, base, new[:, None], a.gaussian), 1),
-        _Way("everywhere", score_gain(y, base, np.column_stack([new, new * z]), a.gaussian), 2),
+        _Way("level", _gain(fit, new[:, None]), 1),
+        _Way("everywhere", _gain(fit, np.column_stack([new, new * z])), 2),
     ]
     for s in segments:
         inside = np.append(s.before, s.after).astype(np.float64)
-        own = np.column_stack([base, inside, inside * z])
-        extra = np.column_stack([new * inside, new * inside * z])
-        found.append(_Way("segment", score_gain(y, own, extra, a.gaussian), 2, s))
+        own = np.column_stack([inside, inside * z])
+        found.append(_Way("segment", _gain(fit, own * new[:, None], own), 2, s))
     return found
+
+
+def _price(
+    way: _Way,
+    rows: int,
+    segments: int,
+) -> float:
+    "What a way to change has to gain before it is preferred."
+    chosen = 2 * np.log(max(segments, 1)) if way.segment is not None else 0.0
+    return float(way.terms * np.log(rows) + chosen)
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #same-scores
 def _same_by_class(
@@ -261,7 +359,7 @@ def _same_by_class(
         return ks_p_value(gap, len(before), len(after), 0 if reference.exact else len(reference.cuts))
 
     by_class = min(p_value(a.z[a.y == k], b.z[b.y == k]) for k in (0.0, 1.0))
-    return by_class >= 0.01 or 2 * by_class >= p_value(a.z, b.z)
+    return by_class >= 0.003 or 10 * by_class >= p_value(a.z, b.z)
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #compare
 MOST_JUDGED = 20_000  # rows of either side that are compared
@@ -281,6 +379,7 @@ def _thinned(
 def compare_relations(
     accepted: Judged,
     window: Judged,
+    moved: Sequence[str] = (),  # Inputs that drifted, the most first
     alpha: float = ALPHA,
 ) -> Relation | None:  # None when too few outcomes are known
     "Whether outcomes still follow the scores as they did."
@@ -289,9 +388,10 @@ def compare_relations(
     n, m = len(a.y), len(b.y)
     if min(n, m) < FEWEST_JUDGED or (not a.gaussian and min(a.y.std(), b.y.std()) == 0):
         return None
-    ways = _ways(a, b, list(_segments(accepted.rows, window.rows)))
+    segments = list(_segments(accepted.rows, window.rows))
+    ways = _ways(a, b, segments, _moved_terms(accepted.rows, window.rows, moved))
     p = min(1.0, min(chi_square_tail(w.gain, w.terms) for w in ways) * len(ways))
-    best = max(ways, key=lambda w: w.gain - w.terms * np.log(m))
+    best = max(ways, key=lambda w: w.gain - _price(w, m, len(segments)))
     size: dict[str, Any] = {"p_value": p, "rows": m, "tried": len(ways)}
     size |= {"before": float(a.y.mean()), "after": float(b.y.mean())}
     if p > alpha or best.gain < INFORMATION_FLOOR * effective_rows(n, m):
