@@ -84,6 +84,13 @@ def test_a_day_without_traffic_is_not_stable(tmp_path: Path) -> None:
     assert seen[1].symptoms["volume"] is not None
 
 
+def test_quiet_nights_wake_nobody(tmp_path: Path) -> None:
+    for day in (0, 2, 4):
+        write_day(tmp_path, day)
+    seen = seen_of(look_at(tmp_path, SETTING, at(5)), {}, SETTING.policy)
+    assert [s.window for s in seen if not s.symptoms] == ["2026-01-06", "2026-01-08"], "two gaps: nothing unusual"
+
+
 def test_a_log_that_fell_silent_is_one_alert_not_three(tmp_path: Path) -> None:
     write_day(tmp_path, 0)
     look = look_at(tmp_path, SETTING, at(3))

@@ -178,7 +178,7 @@ def test_from_the_servers_log_to_a_challenger(cli: Cli, tmp_path: Path) -> None:
     with hook(503) as slack:
         ws.policy_file.write_text(POLICY.format(url=slack.url))
         serve_and_tell(ws, flip=True)
-        later = datetime.now(UTC) + timedelta(hours=1)
+        later = datetime.now(UTC).replace(minute=1) + timedelta(hours=1)
         first = watch(ws, later)
         assert slack.requests == 2, "asked, and asked once more"
         assert first.look.verdict == "alert"

@@ -297,35 +297,63 @@ def _with_indicators(
     return {**doc, "layers": {**doc["layers"], "business": business}, "facts": [*doc["facts"], *facts]}
 
 # %% ../../nbs/59_monitoring.look.ipynb #beside
+_KEPT = 6  # windows
+
+
+class _Log:
+    "Windows of one log, the last few of them kept."
+
+    def __init__(
+        self,
+        folder: Path,
+        version: str,
+    ) -> None:
+        self.folder, self.version = folder, version
+        self._kept: dict[tuple[datetime, datetime], tuple[pa.Table, int]] = {}
+
+    def window(self, start: datetime, end: datetime) -> tuple[pa.Table, int]:
+        "Records of a window, and how many other versions have."
+        if (start, end) not in self._kept:
+            self._kept[start, end] = window_records(self.folder, Span("", start, end), self.version)
+            for old in list(self._kept)[:-_KEPT]:
+                del self._kept[old]
+        return self._kept[start, end]
+
+
 def _beside(
-    folder: Path,
+    log: _Log,
     span: Span,
-    version: str,
-) -> tuple[pa.Table, list[pa.Table]]:  # The same period of the last years; the windows just before
+    every: str,
+) -> tuple[pa.Table, list[pa.Table]]:  # The same period of the last years; the windows just before, oldest first
     "What the diagnosis compares a window with, beside its reference."
-    size = span.end - span.start
-    past = [replace(span, start=span.start - k * YEAR, end=span.end - k * YEAR) for k in (1, 2, 3)]
-    before = [replace(span, start=span.start - k * size, end=span.start - (k - 1) * size) for k in (1, 2, 3, 4)]
-    seasons = [t for p in past if (t := window_records(folder, p, version)[0]).num_rows]
-    earlier = [t for p in before if (t := window_records(folder, p, version)[0]).num_rows >= FEWEST_ROWS]
-    return pa.concat_tables(seasons, promote_options="permissive") if seasons else pa.table({}), earlier
+    past = [
+        window_records(log.folder, replace(span, start=span.start - k * YEAR, end=span.end - k * YEAR), log.version)[0]
+        for k in (1, 2, 3)
+    ]
+    seasons, earlier, end = [t for t in past if t.num_rows], [], span.start
+    for _ in range(4):
+        start = window_start(end - timedelta(microseconds=1), every)
+        earlier.append(log.window(start, end)[0])
+        end = start
+    before = [t for t in earlier[::-1] if t.num_rows >= FEWEST_ROWS]
+    return pa.concat_tables(seasons, promote_options="permissive") if seasons else pa.table({}), before
 
 # %% ../../nbs/59_monitoring.look.ipynb #look-at
 def _seen_window(
-    folder: Path,
+    log: _Log,
     s: Setting,
     span: Span,
     now: datetime,
 ) -> tuple[Window | Empty, dict[str, float | None]]:
     "One window and its indicators."
-    records, others = window_records(folder, span, s.bundle.version)
-    outcomes = read_outcomes(folder, since=span.start.date()) if records.num_rows else pa.table({})
+    records, others = log.window(span.start, span.end)
+    outcomes = read_outcomes(log.folder, since=span.start.date()) if records.num_rows else pa.table({})
     figures = _figures(s.policy, records, outcomes, span, now)
     if not records.num_rows:
         return Empty(span, others), figures
-    past, earlier = _beside(folder, span, s.bundle.version)
-    log = pa.concat_tables([past, records], promote_options="permissive") if past.num_rows else records
-    return judge_window(span, log, outcomes, s, earlier), figures
+    past, earlier = _beside(log, span, s.policy.look.every)
+    seen = pa.concat_tables([past, records], promote_options="permissive") if past.num_rows else records
+    return judge_window(span, seen, outcomes, s, earlier), figures
 
 
 def look_at(
@@ -339,7 +367,8 @@ def look_at(
     if period is None:
         raise InputError("no prediction was logged", where=str(logs / "predictions"), fix="serve with --log-dir")
     cut = spans(max(period[0], at - timedelta(days=3660)), at, setting.policy.look)
-    seen = [_seen_window(logs, setting, span, at) for span in cut]
+    log = _Log(logs, setting.bundle.version)
+    seen = [_seen_window(log, setting, span, at) for span in cut]
     own = [window_facts(w) if isinstance(w, Window) else () for w, _ in seen]
     docs = [window_doc(w, f) if isinstance(w, Window) else empty_doc(w) for (w, _), f in zip(seen, own, strict=True)]
     controlled = [_controlled(setting.policy, [f for _, f in seen], i) for i in range(len(seen))]

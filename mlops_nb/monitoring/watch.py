@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,23 @@ from .stage import Setting, answers_file, read_setting, worst_state
 __all__ = ['seen_of', 'write_look', 'board_file', 'read_board', 'outbox_of', 'record_changes', 'Watched', 'has_log',
            'last_retraining', 'watch']
 
+# %% ../../nbs/59a_monitoring.watch.ipynb #gaps
+def _is_gap(
+    seen: Seen,
+) -> bool:
+    "Whether nothing was logged in a window."
+    return seen.symptoms.get("volume") is not None
+
+
+def _without_usual_gaps(
+    seen: Sequence[Seen],
+) -> list[Seen]:
+    "The windows; where there are several gaps, none of them is a symptom."
+    gaps = [_is_gap(s) for s in seen]
+    if sum(now and not before for now, before in zip(gaps, [False, *gaps], strict=False)) < 2:
+        return list(seen)
+    return [replace(s, symptoms={}) if gap else s for s, gap in zip(seen, gaps, strict=True)]
+
 # %% ../../nbs/59a_monitoring.watch.ipynb #seen
 def seen_of(
     look: Look,
@@ -59,8 +76,9 @@ def seen_of(
         for d in docs
     ]
     silent = look.silent_h > policy.look.fresh_hours
-    while silent and found and "volume" in found[-1].symptoms and found[-1].symptoms["volume"] is not None:
+    while silent and found and _is_gap(found[-1]):
         found.pop()
+    found = _without_usual_gaps(found)
     told = Message("look.silent", {"hours": round(look.silent_h, 1)})
     symptom = Symptom("silent", "critical", (told,), chance=False) if silent else None
     return (*found, Seen(look.documents[-1]["name"], look.at, {"silent": symptom}))
