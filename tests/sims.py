@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mlops_nb.monitoring.diagnosissims import TOPICS as DIAGNOSIS
 from mlops_nb.monitoring.driftsims import TOPICS as DRIFT
 from mlops_nb.monitoring.sims import TOPICS as MONITORING
 from mlops_nb.poc.beside_sims import TOPICS as BESIDE
@@ -18,6 +19,7 @@ TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
 FLOORS = {
     "poc": POC,
     "beside": BESIDE,
+    "diagnosis": DIAGNOSIS,
     "drift": DRIFT,
     "monitoring": {**MONITORING},
     "rollout": ROLLOUT,
