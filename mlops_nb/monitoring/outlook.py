@@ -19,14 +19,24 @@ from ..core.errors import InputError, require
 from ..core.facts import Fact
 from ..core.messages import Message
 from ..data.contract import Contract, Target
-from .coverage import Entry, LabelWatch, Surprise, entry, entry_doc, surprise, watch_labels
+from mlops_nb.monitoring.coverage import (
+    Entry,
+    LabelWatch,
+    Surprise,
+    coverage_fact,
+    entry,
+    entry_doc,
+    surprise,
+    watch_labels,
+)
 from .estimation import Encoded, Estimate, Labelled, estimate, refused
 from .performance import answers_of, known_rows, truth_of
 from .sequence import SequenceVerdict, bins_of, count_hours, look
 from ..stats.profiles import Profile
 
 # %% auto #0
-__all__ = ['labelled_reference', 'window_inputs', 'Outlook', 'outlook', 'watch_outlooks', 'label_fact', 'look_at_log']
+__all__ = ['labelled_reference', 'window_inputs', 'Outlook', 'outlook', 'watch_outlooks', 'estimate_facts', 'label_fact',
+           'look_at_log']
 
 # %% ../../nbs/54d_monitoring.outlook.ipynb #reference
 def labelled_reference(
@@ -150,13 +160,21 @@ def watch_outlooks(
     return watch_labels([o.surprise for o in outlooks if o.surprise is not None], alpha)
 
 
+def estimate_facts(
+    outlooks: Sequence[Outlook],  # of all windows, in the order of time
+) -> tuple[Fact, Fact]:
+    "How often estimates held, and whether labels contradict them."
+    entries = [o.entry for o in outlooks if o.entry is not None]
+    return coverage_fact(entries), label_fact(watch_outlooks(outlooks))
+
+
 def label_fact(
     watched: LabelWatch,
 ) -> Fact:
     "The watch over labels as a fact."
     state = {"broken": "broken", "kept": "held", "waiting": "not-assessed"}[watched.state]
     value = watched.difference if watched.labels else None
-    return Fact("estimate.labels", value, n=watched.labels, threshold=watched.alpha, state=state)
+    return Fact("estimate.labels", value, n=watched.labels, state=state)
 
 # %% ../../nbs/54d_monitoring.outlook.ipynb #hours
 def look_at_log(

@@ -25,8 +25,10 @@ from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from .diagnosis import diagnose
 from .drift import DriftVerdict, compare_profiles
+from .estimation import Labelled
 from .findings import Finding
 from .layers import data_facts, label_facts, model_facts
+from .outlook import Outlook, estimate_facts, labelled_reference, outlook
 from mlops_nb.monitoring.performance import (
     ANSWER,
     Realised,
@@ -47,7 +49,7 @@ from ..trial.server import running
 
 # %% auto #0
 __all__ = ['Setting', 'answers_file', 'read_setting', 'Future', 'read_future', 'rehearse', 'Span', 'rehearsed', 'Window',
-           'judge_window', 'window_facts', 'worst_state', 'window_doc', 'run_monitor']
+           'judge_window', 'window_facts', 'facts_of_estimates', 'worst_state', 'window_doc', 'run_monitor']
 
 # %% ../../nbs/56_monitoring.stage.ipynb #setting
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Setting:
     policy: Policy
     promise: Performance
     back: Backdrop  # the bundle ready to answer again, and rows whose outcome was known when it was accepted
+    labelled: Labelled | None = (
+        None  # the held-out rows as the server answered them: what estimates are carried over from
+    )
 
 
 def answers_file(
@@ -80,7 +85,10 @@ def read_setting(
         raise InputError("not there yet", where=ws.relative(file), fix=f"run 'mlops-nb trial {ws.root.name}' first")
     reference = with_answers(Profile.load(bundle.profile_path), pq.ParquetFile(file).read(), bundle.contract.target)
     promise = load_frozen(ws).charter.criteria.performance
-    return Setting(bundle, reference, load_policy(ws.policy_file), promise, backdrop(bundle, ws.split("valid")))
+    labelled = labelled_reference(bundle.contract, ws.split("test"), file)
+    return Setting(
+        bundle, reference, load_policy(ws.policy_file), promise, backdrop(bundle, ws.split("valid")), labelled
+    )
 
 # %% ../../nbs/56_monitoring.stage.ipynb #future
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ class Window:
     realised: Realised
     findings: tuple[Finding, ...]
     layers: tuple[Fact, ...] = ()  # figures of the three layers that are compared with nothing
+    outlook: Outlook | None = None  # the promised metric estimated without labels, and what labels say of that
 
     @property
     def name(self) -> str:
@@ -201,7 +210,9 @@ def judge_window(
     layers = (*data_facts(records, s.bundle.contract, span.name), *model_facts(answered, target, span.name))
     if span.basis == "measured":  # a rehearsal tells every outcome at once
         layers += tuple(label_facts(answered, outcomes, target, span.name))
-    return Window(span, records.num_rows, refused, verdict, realised, findings, layers)
+    told = (answered, outcomes, s.bundle.contract)
+    ahead = outlook(span.name, *told, s.labelled, s.promise.metric, s.bundle.version) if s.labelled else None
+    return Window(span, records.num_rows, refused, verdict, realised, findings, layers, ahead)
 
 # %% ../../nbs/56_monitoring.stage.ipynb #facts
 def window_facts(
@@ -220,7 +231,17 @@ def window_facts(
         own.append(Fact(f"window.labelled/{name}", window.realised.labelled / window.realised.answered, n=n))
     counts = window.realised.counts or {}
     own += [Fact(f"window.{k}/{name}", counts[k], "1", n=counts["rows"]) for k in ("actions", "hits") if k in counts]
-    return tuple(replace(f, basis=window.span.basis) for f in (*window.realised.facts, *own, *window.layers))
+    ahead = window.outlook.facts() if window.outlook else ()
+    return tuple(replace(f, basis=window.span.basis) for f in (*window.realised.facts, *ahead, *own, *window.layers))
+
+
+def facts_of_estimates(
+    windows: Sequence[Window],  # In the order of time
+) -> tuple[Fact, ...]:
+    "How often estimates without labels held over the windows, and whether labels contradict them."
+    basis = windows[0].span.basis if windows else "measured"
+    found = estimate_facts([w.outlook for w in windows if w.outlook is not None])
+    return tuple(replace(f, basis=basis) for f in found)
 
 # %% ../../nbs/56_monitoring.stage.ipynb #layers
 def _layers(
@@ -270,6 +291,7 @@ def window_doc(
         "layers": _layers(window),
         "drift": window.drift.to_dict(),
         "diagnosis": [f.to_dict() for f in window.findings],
+        "estimate": window.outlook.to_dict() if window.outlook else None,
         "counts": window.realised.counts,
         "facts": [f.to_dict() for f in facts],
     }
@@ -304,13 +326,15 @@ def _write_windows(
     read = [
         ws.split("future"),
         ws.split("valid"),
+        ws.split("test"),
         ws.frozen_file,
         answers_file(ws),
         s.bundle.path / "manifest.json",
     ]
     inputs = ws.sources(*read, *([ws.policy_file] if ws.policy_file.exists() else []))
     rehearsed = Message("monitor.rehearsed", {"windows": len(windows)})
-    return Evidence("monitor", tuple(f for w in windows for f in facts[w.name]), dict(data), inputs, (rehearsed,))
+    figures = (*(f for w in windows for f in facts[w.name]), *facts_of_estimates(windows))
+    return Evidence("monitor", figures, dict(data), inputs, (rehearsed,))
 
 # %% ../../nbs/56_monitoring.stage.ipynb #run
 def _usual(
