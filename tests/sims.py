@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mlops_nb.monitoring.diagnosissims import TOPICS as DIAGNOSIS
 from mlops_nb.monitoring.driftsims import TOPICS as DRIFT
+from mlops_nb.monitoring.monitorsims import TOPICS as ALERTS
 from mlops_nb.monitoring.sims import TOPICS as MONITORING
 from mlops_nb.poc.beside_sims import TOPICS as BESIDE
 from mlops_nb.poc.sims import TOPICS as POC
@@ -17,6 +18,7 @@ from mlops_nb.value.sims import TOPICS as VALUE
 
 TABLES = Path(__file__).resolve().parent.parent / "nbs" / "tables"
 FLOORS = {
+    "alerts": ALERTS,
     "poc": POC,
     "beside": BESIDE,
     "diagnosis": DIAGNOSIS,
