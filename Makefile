@@ -53,8 +53,9 @@ bench: $(READY)  ## the server against its limits, a naive server and its peers 
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench_drift
 
-soak: $(READY)  ## ten minutes at 70 % of capacity with a bad client in the room; table under nbs/tables
+soak: $(READY)  ## ten minutes at 70 % of capacity with a bad client in the room, then every fault with its guards out; tables under nbs/tables
 	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.serving_faults --out nbs/tables/serving_faults.json
 
 lab: $(READY)  ## JupyterLab on the workspace
 	@test -f $(WORKSPACE)/charter.toml || $(BIN)/mlops-nb init $(WORKSPACE) --example churn
