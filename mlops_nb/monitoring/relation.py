@@ -111,6 +111,7 @@ class _Fit:
     rest: FloatArray  # what happened less what was expected
     weight: FloatArray
     gram: FloatArray  # x' W x
+    noise: FloatArray  # variance of `rest`
 
 
 def _fit(
@@ -123,8 +124,8 @@ def _fit(
     ridge, beta, weight = 1e-6 * len(y) * np.eye(x.shape[1]), np.zeros(x.shape[1]), counts
     gram: FloatArray = (x * weight[:, None]).T @ x + ridge
     if gaussian:
-        rest = y - x @ np.linalg.solve(gram, x.T @ (counts * y))
-        return _Fit(x, counts * rest, weight, gram)
+        rest = counts * (y - x @ np.linalg.solve(gram, x.T @ (counts * y)))
+        return _Fit(x, rest, weight, gram, rest**2)
     for _ in range(25):
         mean = 1 / (1 + np.exp(-np.clip(x @ beta, -30, 30)))
         weight = counts * np.maximum(mean * (1 - mean), 1e-9)
@@ -133,7 +134,7 @@ def _fit(
         beta = beta + step
         if np.abs(step).max() < 1e-6:
             break
-    return _Fit(x, counts * (y - mean), weight, gram)
+    return _Fit(x, counts * (y - mean), weight, gram, counts * weight)
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #score
 def _without(
@@ -158,9 +159,8 @@ def _gain(
         gram = (known * fit.weight[:, None]).T @ known + 1e-9 * len(rest) * np.eye(known.shape[1])
         rest = rest - fit.weight * (known @ np.linalg.solve(gram, known.T @ rest))
         left = _without(left, known, fit.weight, gram)
-    each = left * rest[:, None]
-    total = each.sum(axis=0)
-    return float(total @ np.linalg.pinv(each.T @ each) @ total)
+    total = left.T @ rest
+    return float(total @ np.linalg.pinv((left * fit.noise[:, None]).T @ left) @ total)
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #moved
 _MOST_MOVED, _LEVELS = 12, 8  # columns, and levels of one, that are taken in
