@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .common import say, say_json
 from .lab import AsJson, check_lang, show_facts, stage_of
 from ..core.errors import InputError, require
-from ..core.workspace import open_workspace, stage_evidence
+from ..core.workspace import Evidence, open_workspace, stage_evidence
 
 # %% auto #0
-__all__ = ['model', 'inspect', 'refactor', 'export', 'score', 'approve']
+__all__ = ['model', 'inspect', 'refactor', 'export', 'score', 'annex', 'approve']
 
 # %% ../../nbs/93_cli.model.ipynb #app
 model = typer.Typer(no_args_is_help=True)
@@ -95,8 +95,7 @@ def export(
     Example: mlops-nb export bundles/churn-0123456789ab --sign 'A. Martin' --role risk --pack
     """
     if onnx and sample and out and not folder:
-        names = tuple(c.strip() for c in classes.split(",") if c.strip())
-        return say(str(_foreign(onnx, sample, out, (name, target, names), (sign, role))))
+        return say(str(_foreign(onnx, sample, out, (name, target, _names(classes)), (sign, role))))
     if not folder or onnx or sample:
         raise InputError(
             "what is to be exported?", fix="use 'export DIR', or 'export --onnx FILE --sample ROWS --out BUNDLE'"
@@ -146,25 +145,128 @@ def _foreign(
         )
         return _handed_over(made.path, out if packed else "", signer, packed)
 
+# %% ../../nbs/93_cli.model.ipynb #score-options
+def _table(
+    evidence: Evidence,
+    lang: str,
+) -> None:
+    "Print a scorecard as a table."
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from mlops_nb.core.messages import label
+    from mlops_nb.poc.scorecard import Scorecard
+
+    card = Scorecard(evidence, lang).table()
+    shown = Table(*card.header, title=card.caption, box=box.SIMPLE_HEAVY)
+    for row in card.rows:
+        shown.add_row(*row)
+    Console().print(shown)
+    if "overall" in evidence.data:
+        overall = label(f"state.{evidence.data['overall']}", lang)
+        say(f"{label('score.foreign.overall', lang)}: {overall}")
+    for warning in evidence.warnings:
+        say(warning.text(lang))
+
 # %% ../../nbs/93_cli.model.ipynb #score
 @model.command()
 def score(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)],
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="The workspace's folder.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Without DIR: a model made elsewhere.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Without DIR: what a model answered.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="The true values of the same rows.")] = None,
+    features: Annotated[Path | None, typer.Option(help="The rows.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Rows it was trained on, to see that none is among these.")] = None,
+    charter: Annotated[Path | None, typer.Option(help="What it is held to: a charter.toml.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Without a charter: what the metric must reach.")] = None,
+    metric: Annotated[str, typer.Option(help="Without a charter: roc_auc, accuracy, rmse, ...")] = "",
+    target: Annotated[str, typer.Option(help="Column of the labels.")] = "",
+    positive: Annotated[str, typer.Option(help="Without a charter: the class that matters.")] = "",
+    classes: Annotated[str, typer.Option(help="With --onnx: class names, in the order of the probabilities.")] = "",
+    subgroup: Annotated[
+        list[str] | None, typer.Option(help="Without a charter: a column whose groups are compared.")
+    ] = None,
+    max_gap: Annotated[float, typer.Option(help="Without a charter: largest gap between groups.")] = 0.10,
+    key: Annotated[str, typer.Option(help="Column that joins the files; default: the order of the rows.")] = "",
     as_json: AsJson = False,
+    lang: Annotated[str, typer.Option("--lang", help="en or fr.")] = "en",
 ) -> None:
-    """The scorecard: eight criteria, each with value, interval and evidence.
+    """The scorecard: eight criteria, each with value, interval and evidence; of a workspace, or of plain files.
+
+    Files are Parquet or CSV. Predictions hold one column p.CLASS for each class, or one of probabilities, or values.
 
     Example: mlops-nb score churn
+    Example: mlops-nb score --onnx m.onnx --features x.parquet --labels y.parquet --threshold 0.8
+    Example: mlops-nb score --predictions p.parquet --features x.parquet --labels y.parquet --charter charter.toml
     """
-    from mlops_nb.core.messages import Message, label, text
-
-    evidence = stage_evidence(stage_of(folder, "score"), "score")
+    shown = check_lang(lang) or "en"
+    if folder and not (onnx or predictions or labels or features):
+        evidence = stage_evidence(stage_of(folder, "score"), "score")
+    elif features and labels and not folder:
+        evidence = _score_files(
+            features=features,
+            labels=labels,
+            predictions=predictions,
+            onnx=onnx,
+            train=train,
+            charter=charter,
+            threshold=threshold,
+            metric=metric,
+            target=target,
+            positive=positive,
+            classes=_names(classes),
+            subgroups=tuple(subgroup or ()),
+            max_gap=max_gap,
+            key=key,
+        )
+    else:
+        raise InputError(
+            "what is to be scored?", fix="use 'score DIR', or --features and --labels with --onnx or --predictions"
+        )
     if as_json:
         return say_json(evidence.to_dict())
-    for criterion in evidence.data["criteria"]:
-        state = text("state." + criterion["state"]).upper()
-        say(f"{label('criterion.' + criterion['id'])}: {state}")
-        say(f"  {Message.from_dict(criterion['reason'])}")
+    return _table(evidence, shown)
+
+# %% ../../nbs/93_cli.model.ipynb #score-files
+def _names(
+    given: str,
+) -> tuple[str, ...]:
+    "Names between commas."
+    return tuple(c.strip() for c in given.split(",") if c.strip())
+
+
+def _score_files(
+    **asked: Any,  # fields of a `Question`
+) -> Evidence:
+    "The scorecard of plain files."
+    require("pandas", "lab")
+    from mlops_nb.poc.foreign import Question, score_files
+
+    return score_files(Question(**asked))
+
+# %% ../../nbs/93_cli.model.ipynb #annex
+@model.command()
+def annex(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)],
+    tool: Annotated[list[str] | None, typer.Option(help="evidently or deepchecks; default: both.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Second opinions for the AUDIT page: evidently and deepchecks on the same rows and the same model.
+
+    Example: mlops-nb annex churn --tool evidently
+    """
+    require("pandas", "lab")
+    from mlops_nb.core.messages import Message
+    from mlops_nb.poc.annexes import run_annexes, tools_named
+
+    evidence = run_annexes(open_workspace(folder), tools_named(tool or ()))
+    if as_json:
+        return say_json(evidence.to_dict())
+    for made in evidence.data["annexes"]:
+        reason = made.get("reason")
+        told = str(Message.from_dict(reason)) if reason else f"{made['checks']} checks, {made['failed']} not passed"
+        say(f"{made['name']}: {told}" + ("" if reason else f" ({made['path']})"))
     return None
 
 

@@ -18,7 +18,7 @@ from .material import Material
 from .page import Piece, Writer, code, fact_table, section, state_badge, table
 
 # %% auto #0
-__all__ = ['criterion', 'performance_section', 'calibration_section', 'fairness_section']
+__all__ = ['criterion', 'figure_of', 'performance_section', 'calibration_section', 'fairness_section']
 
 # %% ../../nbs/75a_reporting.criteria.ipynb #open-criterion
 _MOST_ROWS = 40
@@ -59,13 +59,13 @@ def criterion(
     w = Writer(m.lang)
     own, facts, caption = criterion_of(m, id), _facts_of(m, id, prefixes)[:_MOST_ROWS], w.label(f"criterion.{id}")
     timed = [f for f in facts if f.unit]
-    drawn = _figure_of(w, id, timed, caption)
+    drawn = figure_of(w, id, timed, caption)
     shown = fact_table(w, caption, facts, empty=str(w.text("criterion.no_fact")), quiet=True)
     more = _MORE.get(id)
     return section(w, f"criterion-{id}", _said(m, w, own), drawn, shown, more(m, w) if more else "")
 
 # %% ../../nbs/75a_reporting.criteria.ipynb #figure-of
-def _figure_of(
+def figure_of(
     w: Writer,
     id: str,
     facts: Sequence[Fact],
@@ -96,7 +96,7 @@ def performance_section(
         if _is_metric(f, metric) and f.value is not None
     ]
     same.sort(key=lambda f: f.id.startswith("poc."))
-    drawn = _figure_of(w, "performance", same, w.label("criterion.performance"), {})
+    drawn = figure_of(w, "performance", same, w.label("criterion.performance"), {})
     runs = [f for f in same if f.id not in {g.id for g in facts}]
     tables = [
         fact_table(w, w.label("criterion.performance"), facts, empty=str(w.text("criterion.no_fact")), quiet=True)
@@ -191,7 +191,7 @@ def fairness_section(
     names = {f.id: f.qualifier for f in own}
     body = [
         fact_table(w, w.label("fairness.promised"), promised, empty=str(w.text("fairness.none"))),
-        _figure_of(w, "fairness", own, w.label("criterion.fairness"), names),
+        figure_of(w, "fairness", own, w.label("criterion.fairness"), names),
         fact_table(w, w.label(f"fact.fairness.{metric}"), own, names) if own else "",
         _beside(w, [f for f in groups if f not in own]),
         fact_table(w, w.label("fairness.not_promised"), [g for g in gaps if g not in promised])
