@@ -5,6 +5,8 @@
 # %% ../../nbs/96_cli.rollout.ipynb #imports
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,18 +32,23 @@ _Key = Annotated[Path | None, typer.Option("--key-file", help="File that holds a
 _Bundle = Annotated[str, typer.Option(help="Bundle's folder, or first digits of its id; default: as the command says.")]
 
 
+@contextmanager
 def _client(
     ws: Workspace,
     url: str,
     key_file: Path | None,
-) -> Client:
+) -> Iterator[Client]:
     "A client of the server."
     from mlops_nb.trial.client import Client
 
     if key_file is not None and not key_file.is_file():
         raise InputError("no such file", where=str(key_file))
     key = key_file.read_text(encoding="utf-8").strip() if key_file else ""
-    return Client(url or f"http://127.0.0.1:{ws.settings().serve_port}", key=key, timeout_s=180.0)
+    client = Client(url or f"http://127.0.0.1:{ws.settings().serve_port}", key=key, timeout_s=180.0)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def _candidate(
@@ -66,14 +73,15 @@ def _candidate(
 
 def _ask(
     ws: Workspace,
-    client: Client,
+    where: tuple[str, Path | None],  # Address and key file
     path: str,
     body: dict[str, Any],
 ) -> dict[str, Any]:
     "One call of the administration; then ledger and registry catch up."
     from mlops_nb.rollout import catch_up
 
-    reply = client.post(path, body)
+    with _client(ws, *where) as client:
+        reply = client.post(path, body)
     catch_up(ws)
     if not reply.ok:
         raise Refused(reply.said(), where=client.url)
@@ -105,7 +113,7 @@ def shadow(
 
     ws = open_workspace(folder)
     body = {"bundle": _candidate(ws, bundle, "shadow"), "share": share}
-    say(_routed(_ask(ws, _client(ws, url, key_file), "/admin/shadow", body)))
+    say(_routed(_ask(ws, (url, key_file), "/admin/shadow", body)))
 
 # %% ../../nbs/96_cli.rollout.ipynb #canary
 @rollout_app.command()
@@ -129,7 +137,7 @@ def canary(
     file = policy or (ws.root / "rollout.toml")
     chosen = load_rollout_policy(file) if policy or file.exists() else RolloutPolicy()
     body = {"bundle": _candidate(ws, bundle, "challenger"), "policy": chosen.model_dump(mode="json")}
-    say(_routed(_ask(ws, _client(ws, url, key_file), "/admin/canary", body)))
+    say(_routed(_ask(ws, (url, key_file), "/admin/canary", body)))
     say(f"watch it: mlops-nb rollout status {folder}")
 
 # %% ../../nbs/96_cli.rollout.ipynb #promote
@@ -153,7 +161,7 @@ def promote(
         moved = move(ws, to, bundle)
         return say(f"{moved.name} version {moved.version} ({moved.bundle_id[:12]}): {', '.join(moved.aliases)}")
     body = {"bundle": _candidate(ws, bundle, "champion")}
-    return say(_routed(_ask(ws, _client(ws, url, key_file), "/admin/promote", body)))
+    return say(_routed(_ask(ws, (url, key_file), "/admin/promote", body)))
 
 # %% ../../nbs/96_cli.rollout.ipynb #rollback
 @rollout_app.command()
@@ -165,7 +173,7 @@ def rollback(folder: _Dir, url: _Url = "", key_file: _Key = None) -> None:
     from mlops_nb.core.workspace import open_workspace
 
     ws = open_workspace(folder)
-    say(_routed(_ask(ws, _client(ws, url, key_file), "/admin/rollback", {})))
+    say(_routed(_ask(ws, (url, key_file), "/admin/rollback", {})))
 
 # %% ../../nbs/96_cli.rollout.ipynb #drill
 @rollout_app.command()
@@ -174,16 +182,16 @@ def drill(folder: _Dir, url: _Url = "", key_file: _Key = None) -> None:
 
     Example: mlops-nb rollout drill churn
     """
-    from mlops_nb.rollout import rollout_status, run_drill
-
     from mlops_nb.bundle.format import load_bundle
     from mlops_nb.charter import load_frozen
     from mlops_nb.core.workspace import open_workspace
+    from mlops_nb.rollout import rollout_status, run_drill
 
     ws = open_workspace(folder)
     champion = load_bundle(rollout_status(ws.state).routes.champion.bundle)
     promised = load_frozen(ws).charter.criteria.rollback.max_s
-    evidence = run_drill(ws, _client(ws, url, key_file), list(champion.golden().rows), promised)
+    with _client(ws, url, key_file) as client:
+        evidence = run_drill(ws, client, list(champion.golden().rows), promised)
     took, lost = evidence.fact("rollback.duration"), evidence.fact("rollback.failed_requests")
     say(
         f"rolled back and returned; the slower took {took.value:.2f} s of {promised:g} s, {lost.value} of {lost.n} requests failed"
@@ -201,9 +209,8 @@ def status(
 
     Example: mlops-nb rollout status churn
     """
-    from mlops_nb.rollout import catch_up, rollout_status
-
     from mlops_nb.core.workspace import Workspace
+    from mlops_nb.rollout import catch_up, rollout_status
 
     ws = Workspace(folder)
     inside = ws.charter_file.exists()
@@ -239,10 +246,9 @@ def traffic(
 
     Example: mlops-nb traffic churn --requests 3000 --rate 100
     """
-    from mlops_nb.trial.traffic import Material, Plan, check_loopback, replay
-
     from mlops_nb.bundle.format import load_bundle
     from mlops_nb.core.workspace import Workspace, stage_evidence
+    from mlops_nb.trial.traffic import Material, Plan, check_loopback, replay
 
     if not anywhere:
         check_loopback(url)
@@ -254,7 +260,8 @@ def traffic(
         material = Material(future.rows, future.truth)
     else:
         material = Material(load_bundle(source).golden().rows)
-    done = replay(_client(ws, url, key_file), material, Plan(requests, seconds, rate, units, seed))
+    with _client(ws, url, key_file) as client:
+        done = replay(client, material, Plan(requests, seconds, rate, units, seed))
     say(str(done))
     if done.failed:
         raise typer.Exit(1)
