@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mlops_nb.bundle.curve import DRAWS, fit_parts, learning_curve
-from mlops_nb.trial.champion import write_champion
 
+from mlops_nb.bundle.curve import DRAWS, fit_parts, learning_curve
 from mlops_nb.charter import load_frozen
 from mlops_nb.core.facts import Fact
 from mlops_nb.core.messages import Message
@@ -17,6 +16,7 @@ from mlops_nb.data.columns import Column
 from mlops_nb.data.contract import Contract, Target
 from mlops_nb.poc.case import champion_file
 from mlops_nb.poc.scorecard import run_score
+from mlops_nb.trial.champion import write_champion
 from mlops_nb.trial.stage import read_material
 from tests.tried_workspace import copy, tried
 

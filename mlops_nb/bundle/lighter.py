@@ -28,6 +28,7 @@ from ..core.messages import Message
 from ..data.contract import Contract
 from ..poc.evaluation import gain
 from ..poc.metrics import Answers, Metric, metric_for
+from ..poc.operating import Operating
 from ..stats.intervals import LEVEL, Interval, quantile, to_fact
 
 # %% auto #0
@@ -98,9 +99,10 @@ def answers_of(
         return Answers("regression", truth, value=given[:, 0])
     positive = target.classes.index(target.positive) if target.positive else 1
     label = given.argmax(axis=1)
-    if target.task == "binary":
-        cut = [material.thresholds.at({}) or 0.5] * len(given)
-        label = np.where(given[:, positive] >= cut, positive, 1 - positive)
+    operating = Operating.from_dict(material.thresholds.to_dict())
+    if operating:
+        encoded = {cut.column: valid[cut.column].to_numpy() for cut in operating.cuts}
+        label = np.where(given[:, positive] >= operating.at(encoded, len(given)), positive, 1 - positive)
     return Answers(target.task, truth, label, given, classes=target.classes, positive=positive)
 
 

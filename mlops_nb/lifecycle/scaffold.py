@@ -87,6 +87,10 @@ _NOTES = {
     "uptake": "share of the actions that succeed, with its 95 % interval below",
     "make": "what answers under overload: quantise, distil, baseline, or auto, whichever is lightest within the limit",
     "max_loss": "most that it may lose on the promised metric; of the threshold, for an error without bounds",
+    "objective": "auto (what acting costs, else F1), cost (false_positive, false_negative), recall (recall = 0.8), f1",
+    "segments": "columns whose levels get a threshold of their own",
+    "bundle": "folder of the model that serves today; empty: the champion that the service routes to, if any",
+    "margin": "largest loss against it that nobody would mind, on the promised metric",
     "expiry_months": "then the proof of concept is re-evaluated or abandoned",
 }
 
@@ -134,6 +138,8 @@ def draft_charter(
         "business": given.get("business", {}),
         "costs": money | given.get("costs", {}),
         "lighter": {"make": "auto", "max_loss": 0.01} | given.get("lighter", {}),
+        **({"operating_point": {"objective": "auto", "segments": []}} if data["task"] == "binary" else {}),
+        "champion": {"bundle": "", "margin": 0.01},
     }
 
 
