@@ -107,10 +107,13 @@ def best(runs: int, again: Callable[[], Timed]) -> Timed:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure drift on large files and save the table.")
     parser.add_argument("--quick", action="store_true", help="small files, to see that it works")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--long", type=int, default=100_000_000, help="rows of the file of five columns")
+    parser.add_argument("--runs", type=int, default=3, help="the quickest counts")
     parser.add_argument("--out", type=Path, default=TABLES)
     parser.add_argument("--core", type=int, default=0)
     given = parser.parse_args()
-    rows, long, runs = (20_000, 300_000, 1) if given.quick else (1_000_000, 100_000_000, 3)
+    rows, long, runs = (20_000, 300_000, 1) if given.quick else (given.rows, given.long, given.runs)
     command = [sys.executable, "-m", "mlops_nb.cli.main"]
     with tempfile.TemporaryDirectory() as d:
         here = Path(d)
