@@ -242,7 +242,8 @@ def _entry(
     frozen = load_frozen(ws)
     name, rows, asked = child.root.name, len(found.frame), proposal.to_dict()
     own = {"name": name, "rows": rows, "charter": frozen.sha256, "champion": champion.id}
-    told = {**own, "counts": dict(found.counts), "diagnosis": asked}
+    reason = "; ".join(r.text() for r in proposal.reasons)
+    told = {**own, "reason": reason, "counts": dict(found.counts), "diagnosis": asked}
     started = Ledger(ws.ledger_file).append("retrain.started", snapshot, told).time
     return Retrained(name, started, snapshot, rows, asked, frozen.sha256, champion.id)
 

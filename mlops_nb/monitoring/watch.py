@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -151,11 +151,15 @@ def outbox_of(
 def record_changes(
     ws: Workspace,
     changes: Sequence[Change],
+    documents: Sequence[Mapping[str, Any]] = (),  # Of the windows
 ) -> None:
     "Enter alerts in the ledger, once."
-    ledger = Ledger(ws.ledger_file)
+    ledger, by_name = Ledger(ws.ledger_file), {d["name"]: d for d in documents}
     for c in changes:
-        own = {"severity": c.alert.severity, "window": c.alert.window, "sha256": c.alert.sha256}
+        own: dict[str, Any] = {"severity": c.alert.severity, "window": c.alert.window, "sha256": c.alert.sha256}
+        doc = by_name.get(c.alert.window)
+        if doc and c.what == "opened":
+            own |= {"causes": [f["cause"] for f in doc["diagnosis"]], "drifted": list(doc["drift"]["drifted"])}
         if c.what == "opened":
             ledger.append(
                 "alert.opened", c.alert.id, {**own, "announced": c.told, "reasons": [r.text() for r in c.alert.reasons]}
@@ -213,8 +217,10 @@ def _lines(
             yield f"  {Message.from_dict(finding['reason']).text(lang)} -> {action}"
     for alert in found.board.open.values():
         why = "; ".join(r.text(lang) for r in alert.reasons)
-        yield f"! {text(f'alert.severity.{alert.severity}', lang)}: {alert.title(lang)} ({alert.window}): {why}"
-    yield from (n.text(lang) for n in found.look.notes)
+        severity = text(f"alert.severity.{alert.severity}", lang)
+        yield text("watch.alert", lang, severity=severity, title=alert.title(lang), window=alert.window, why=why)
+    told = [r for alert in found.board.open.values() for r in alert.reasons]
+    yield from (n.text(lang) for n in found.look.notes if n not in told)
     d = found.delivery
     if d.sent or d.waiting or d.refused:
         yield text("watch.delivery", lang, sent=len(d.sent), waiting=len(d.waiting), refused=len(d.refused))
@@ -284,7 +290,7 @@ def watch(
         evidence, hashes = write_look(ws, s, look)
         board, changes = next_board(before, seen_of(look, hashes, s.policy), s.policy.alert, at)
         tell(changes, s.policy.alert.channel, s.bundle.name, ws.root, outbox_of(ws), at, lang)
-        record_changes(ws, changes)
+        record_changes(ws, changes, look.documents)
         _append_log(ws, changes, s.bundle.name, at)
         write_json(board_file(ws), board.to_dict())
         proposal = propose(look.complete, hashes, s.policy.retrain, last_retraining(ws), at)
