@@ -118,6 +118,24 @@ def test_rows_that_were_not_answered_are_left_out_of_the_comparison(tmp_path: Pa
     assert found.fact("champion.gain").n == 1300
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.unlink(), r"champion\.predictions\.parquet: not there; run 'mlops-nb probe' again"),
+        (lambda f: pd.read_parquet(f).iloc[5:].to_parquet(f), "1495 answers to 1500 test rows"),
+        (lambda f: pd.read_parquet(f).drop(columns="p.yes").to_parquet(f), r"no column 'p\.yes'"),
+    ],
+)
+def test_answers_of_a_champion_that_do_not_fit_are_one_clear_error(
+    tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    ws = make(tmp_path)
+    with_champion(ws, served(ws))
+    change(champion_file(ws))
+    with pytest.raises(InputError, match=message):
+        run_score(ws)
+
+
 # Thresholds
 
 

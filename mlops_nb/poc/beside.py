@@ -78,6 +78,22 @@ def _told(
     return told if told and told.get("id") != candidate else {}
 
 
+def _champion_rows(
+    case: Case,
+    held: HeldOut,
+) -> pd.DataFrame:
+    "The champion's answers to the held-out rows; raises `InputError` when they are not those of the test split."
+    file, fix = champion_file(case.ws), "run 'mlops-nb probe' again"
+    if not file.exists():
+        raise InputError("not there", where=case.ws.relative(file), fix=fix)
+    table = require("pandas", "lab").read_parquet(file)
+    if len(table) != len(held.rows) + held.unanswered:
+        what = f"{len(table)} answers to {len(held.rows) + held.unanswered} test rows"
+        raise InputError(what, where=case.ws.relative(file), fix=fix)
+    found: pd.DataFrame = table if held.positions is None else table.iloc[held.positions].reset_index(drop=True)
+    return found
+
+
 def compared(
     case: Case,
     metric: Metric,
@@ -90,9 +106,9 @@ def compared(
         return None
     if why := unasked or str(told.get("why", "")):
         return incomparable(why, -margin)
-    table = require("pandas", "lab").read_parquet(champion_file(case.ws))
-    rows = table if held.positions is None else table.iloc[held.positions].reset_index(drop=True)
-    other = read_answers(rows, case.contract, held.answers.truth, case.ws.relative(champion_file(case.ws)))
+    other = read_answers(
+        _champion_rows(case, held), case.contract, held.answers.truth, case.ws.relative(champion_file(case.ws))
+    )
     names, where = (
         (promise.segments, "champion.segments")
         if promise.segments
