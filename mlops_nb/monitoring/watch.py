@@ -34,15 +34,20 @@ from mlops_nb.monitoring.alerts import (
     windows_a_year,
 )
 from .channels import log_line, tell
+from .coverage import coverage_fact, entry_doc, record
 from .delivery import Outbox, Round
+from .hourly import look_by_hour, recent_alarms
 from .look import Look, look_at
+from .outlook import label_fact, watch_outlooks
+from .performance import ANSWER
 from .policy import Policy
 from .retraining import Proposal, propose
-from .stage import Setting, answers_file, read_setting, worst_state
+from .sequence import SequenceVerdict
+from .stage import Setting, Window, answers_file, read_setting, worst_state
 
 # %% auto #0
-__all__ = ['seen_of', 'write_look', 'board_file', 'read_board', 'outbox_of', 'record_changes', 'Watched', 'has_log',
-           'last_retraining', 'watch']
+__all__ = ['seen_of', 'write_look', 'board_file', 'read_board', 'outbox_of', 'record_changes', 'Watched', 'has_log', 'hours_of',
+           'with_hours', 'with_estimates', 'last_retraining', 'watch']
 
 # %% ../../nbs/59a_monitoring.watch.ipynb #gaps
 def _is_gap(
@@ -66,6 +71,7 @@ def seen_of(
     look: Look,
     sha256: dict[str, str],  # Of the windows' files, by name
     policy: Policy,
+    hourly: Message | None = None,  # What hourly looks found in the last week
 ) -> tuple[Seen, ...]:  # The complete windows, oldest first, and the silence of the log
     "What alerts are judged by."
     docs = look.complete
@@ -81,7 +87,8 @@ def seen_of(
     found = _without_usual_gaps(found)
     told = Message("look.silent", {"hours": round(look.silent_h, 1)})
     symptom = Symptom("silent", "critical", (told,), chance=False) if silent else None
-    return (*found, Seen(look.documents[-1]["name"], look.at, {"silent": symptom}))
+    moved = Symptom("hourly", "warning", (hourly,), chance=False) if hourly else None  # sure over a year already
+    return (*found, Seen(look.documents[-1]["name"], look.at, {"silent": symptom, "hourly": moved}))
 
 # %% ../../nbs/59a_monitoring.watch.ipynb #evidence
 def _listed(
@@ -257,6 +264,43 @@ def has_log(
     "Whether the server has logged anything here."
     return any((ws.logs / "predictions").glob("day=*/*"))
 
+# %% ../../nbs/59a_monitoring.watch.ipynb #beside
+def hours_of(
+    ws: Workspace,
+    s: Setting,
+    now: datetime,
+) -> SequenceVerdict | None:  # None: no complete hour yet
+    "Hourly looks at the inputs of the last year."
+    columns = {n: p for n, p in s.reference.columns.items() if not n.startswith(ANSWER)}
+    private = [c.name for c in s.bundle.contract.columns if c.private]
+    own, keep = replace(s.reference, columns=columns), ws.state / "hours.npz"
+    return look_by_hour(ws.logs, own, s.bundle.version, now, keep, private, s.policy.alpha)
+
+
+def with_hours(
+    evidence: Evidence,
+    hours: SequenceVerdict | None,
+) -> Evidence:
+    "The evidence with what hourly looks found."
+    if hours is None:
+        return evidence
+    data = {**evidence.data, "hourly": hours.to_dict()}
+    return replace(evidence, facts=(*evidence.facts, *hours.facts()), data=data)
+
+
+def with_estimates(
+    evidence: Evidence,
+    ws: Workspace,
+    look: Look,
+) -> Evidence:
+    "The evidence with the ledger of estimates, this look's windows entered."
+    over = [w for w in look.windows if isinstance(w, Window) and not w.span.open and w.outlook is not None]
+    ahead = [w.outlook for w in over if w.outlook is not None]
+    kept = record(ws.state / "coverage.json", [o.entry for o in ahead if o.entry is not None])
+    facts = (coverage_fact(kept), label_fact(watch_outlooks(ahead)))
+    data = {**evidence.data, "estimates": [entry_doc(e) for e in kept]}
+    return replace(evidence, facts=(*evidence.facts, *facts), data=data)
+
 # %% ../../nbs/59a_monitoring.watch.ipynb #watch
 def last_retraining(
     ws: Workspace,
@@ -286,9 +330,11 @@ def watch(
     with _alone(ws):
         _accepted(ws)
         s, before = read_setting(ws), read_board(ws)
-        look = look_at(ws.logs, s, at)
+        look, hours = look_at(ws.logs, s, at), hours_of(ws, s, at)
         evidence, hashes = write_look(ws, s, look)
-        board, changes = next_board(before, seen_of(look, hashes, s.policy), s.policy.alert, at)
+        evidence = with_estimates(with_hours(evidence, hours), ws, look)
+        seen = seen_of(look, hashes, s.policy, recent_alarms(hours))
+        board, changes = next_board(before, seen, s.policy.alert, at)
         tell(changes, s.policy.alert.channel, s.bundle.name, ws.root, outbox_of(ws), at, lang)
         record_changes(ws, changes, look.documents)
         _append_log(ws, changes, s.bundle.name, at)
