@@ -22,6 +22,7 @@ from ..core.facts import Fact
 from ..core.messages import Message, text
 from ..core.sparkline import Sparkline
 from .control import Controlled, judge_figure
+from .diagnosis import Kpi
 from .layers import indicator_value
 from .performance import with_status
 from .policy import LookPlan, Policy
@@ -265,6 +266,27 @@ def _figures(
     return {p.name: indicator_value(answered, outcomes, p, span.end, now) for p in policy.kpi}
 
 
+def _kpi(
+    policy: Policy,
+    figures: Sequence[dict[str, float | None]],  # Of the windows before
+    now: dict[str, float | None],  # Of this one
+) -> Kpi | None:
+    "The first indicator that is known, for the diagnosis."
+    for p in policy.kpi:
+        value = now[p.name]
+        if value is not None:
+            return Kpi(
+                p.name,
+                value,
+                tuple(
+                    v
+                    for f in figures[::-1][policy.look.season - 1 :: policy.look.season][::-1]
+                    if (v := f[p.name]) is not None
+                ),
+            )
+    return None
+
+
 def _controlled(
     policy: Policy,
     figures: Sequence[dict[str, float | None]],  # Of all windows
@@ -344,6 +366,7 @@ def _seen_window(
     s: Setting,
     span: Span,
     now: datetime,
+    figured: Sequence[dict[str, float | None]],  # Indicators of the windows before
 ) -> tuple[Window | Empty, dict[str, float | None]]:
     "One window and its indicators."
     records, others = log.window(span.start, span.end)
@@ -353,7 +376,7 @@ def _seen_window(
         return Empty(span, others), figures
     past, earlier = _beside(log, span, s.policy.look.every)
     seen = pa.concat_tables([past, records], promote_options="permissive") if past.num_rows else records
-    return judge_window(span, seen, outcomes, s, earlier), figures
+    return judge_window(span, seen, outcomes, s, earlier, _kpi(s.policy, figured, figures)), figures
 
 
 def look_at(
@@ -368,7 +391,9 @@ def look_at(
         raise InputError("no prediction was logged", where=str(logs / "predictions"), fix="serve with --log-dir")
     cut = spans(max(period[0], at - timedelta(days=3660)), at, setting.policy.look)
     log = _Log(logs, setting.bundle.version)
-    seen = [_seen_window(log, setting, span, at) for span in cut]
+    seen: list[tuple[Window | Empty, dict[str, float | None]]] = []
+    for span in cut:
+        seen.append(_seen_window(log, setting, span, at, [f for _, f in seen]))
     own = [window_facts(w) if isinstance(w, Window) else () for w, _ in seen]
     docs = [window_doc(w, f) if isinstance(w, Window) else empty_doc(w) for (w, _), f in zip(seen, own, strict=True)]
     controlled = [_controlled(setting.policy, [f for _, f in seen], i) for i in range(len(seen))]

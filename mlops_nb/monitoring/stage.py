@@ -23,7 +23,7 @@ from ..core.files import read_json, write_json
 from ..core.hashing import sha256_file
 from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
-from .diagnosis import diagnose
+from .diagnosis import Kpi, diagnose
 from .drift import DriftVerdict, compare_profiles
 from .estimation import Labelled
 from .findings import Finding
@@ -189,6 +189,7 @@ def judge_window(
     outcomes: pa.Table,
     s: Setting,
     earlier: Sequence[pa.Table] = (),  # Windows before, as far as they tell what is usual
+    kpi: Kpi | None = None,  # The business figure of the window, where there is one
 ) -> Window:
     "Compare one window with the reference and with the promise, from the log alone."
     records = window_of_log(log, span.start, span.end, s.bundle.version)
@@ -205,7 +206,7 @@ def judge_window(
     refused = with_status(records, "rejected").num_rows
     inputs = input_columns(records, s.bundle.contract)
     season = same_period(log, span.start, span.end, s.bundle, s.reference)
-    scene = scene_of(records, outcomes, s.back, earlier, season)
+    scene = scene_of(records, outcomes, s.back, earlier, season, kpi)
     findings = diagnose(verdict, s.reference, inputs, realised.state, refused / records.num_rows, scene)
     layers = (*data_facts(records, s.bundle.contract, span.name), *model_facts(answered, target, span.name))
     if span.basis == "measured":  # a rehearsal tells every outcome at once

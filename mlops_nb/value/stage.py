@@ -267,12 +267,13 @@ def _judged(
     test: Counts | None,
     windows: tuple[Counts, ...],
     cost: float,
+    basis: str,  # Of the windows
 ) -> _Found | None:
     "Headline and projection, where there are counts for them."
     projection = projected(test, charter, cost, 0, "assumed") if test else None
     if windows:
         together = pooled(windows)
-        return _Found(together, windows, projected(together, charter, cost, len(windows), "simulated"), projection)
+        return _Found(together, windows, projected(together, charter, cost, len(windows), basis), projection)
     return _Found(test, (), projection, projection) if test and projection else None
 
 # %% ../../nbs/67_value.stage.ipynb #data
@@ -336,7 +337,8 @@ def run_value(
     score = stages.get("score")
     test = counts_from_rates(_rates(score.facts), charter.data.task) if score else None
     windows = window_counts(ws, stages.get("monitor"), charter.data.task)
-    found = _judged(charter, test, windows, cost)
+    monitor = stages.get("monitor")
+    found = _judged(charter, test, windows, cost, monitor.data.get("basis", "simulated") if monitor else "simulated")
     obstacle = _obstacle(charter, found.counts if found else None)
     costs = _cost_facts(charter, per_1000, cost, table)
     if obstacle or found is None:
@@ -355,7 +357,7 @@ def _warnings(
 ) -> tuple[Message, ...]:
     "What a reader must know before the numbers."
     told = [Message("value.money_assumed", {})] if charter.business.basis == "assumed" else []
-    if found and found.months:
+    if found and found.months and found.roi.amounts.basis == "simulated":
         told.append(Message("value.rehearsed", {"windows": len(found.months), "rows": found.counts.rows}))
     return tuple(told)
 
