@@ -150,7 +150,8 @@ def test_silent_with_scripts_on(tab: Tab, pages: dict[tuple[str, str], Path], wh
     assert tab.requests() == [pages[which].as_uri()]
 
 
-NARROW = "(() => [document.documentElement.scrollWidth, window.innerWidth])()"
+NARROW = """(() => [document.documentElement.scrollWidth, window.innerWidth,
+  document.querySelector('main').getBoundingClientRect().width])()"""
 
 
 @pytest.mark.parametrize("width", [360, 800, 1280])
@@ -161,8 +162,9 @@ def test_no_page_is_wider_than_the_screen(
     tab.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
     for page in [*pages.values(), *others]:
         tab.open(page)
-        wide, shown = tab.call("Runtime.evaluate", expression=NARROW, returnByValue=True)["result"]["value"]
+        wide, shown, text = tab.call("Runtime.evaluate", expression=NARROW, returnByValue=True)["result"]["value"]
         assert wide <= shown, page
+        assert text > shown / 2, page
     tab.call("Emulation.clearDeviceMetricsOverride")
 
 

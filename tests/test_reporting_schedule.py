@@ -35,8 +35,8 @@ def test_a_slot_holds_the_moments_from_its_start_to_the_next(now: datetime, rhyt
     start = slot_start(rhythm, now)
     assert start <= now
     assert slot_start(rhythm, start) == start
-    assert slots_since(rhythm, start, now) == 0
-    assert slots_since(rhythm, start - timedelta(microseconds=1), now) == 1
+    assert slots_since(rhythm, start, now) == ()
+    assert slots_since(rhythm, start - timedelta(microseconds=1), now) == (start,)
     assert now - start < timedelta(days={"daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92}[rhythm])
 
 

@@ -144,17 +144,17 @@ def _cells(
     "One line of the portfolio."
     x = row.line
     if x is None:
-        return _link(row, out), DASH, DASH, DASH, DASH, DASH, DASH, DASH, state_badge("failed", row.fault)
+        return _link(row, out), DASH, DASH, DASH, DASH, DASH, DASH, state_badge("failed", row.fault)
     better = Fact(f"portfolio.chance/{n}", chance, source=Source(f"{row.ws.root.name}/evidence/value.json"))
     opened = Fact(
         f"portfolio.conditions/{n}", x.open_conditions, "1", source=Source(f"{row.ws.root.name}/decision.json")
     )
     audit = latest_report(row.ws, "audit", _lang_of(row.ws))
+    audited = Markup("<small>{}</small>").format(day(audit.as_of)) if audit else Markup("")
     value = x.value_decision if x.value_decision != "not-assessed" else ""
     return (
         _link(row, out),
-        _badge(w, x.decision),
-        day(audit.as_of) if audit else DASH,
+        Markup("{}{}").format(_badge(w, x.decision), audited),
         _badge(w, x.drift),
         _badge(w, value),
         _net(w, row, n),
@@ -172,7 +172,7 @@ def _lang_of(
     return reports[-1].lang if reports else ""
 
 # %% ../../nbs/79a_reporting.portfolio.ipynb #page
-_COLUMNS = ("model", "decision", "audited", "drift", "value", ">net", ">chance", ">conditions", "late")
+_COLUMNS = ("model", "decision", "drift", "value", ">net", ">chance", ">conditions", "late")
 
 
 def _maturity(

@@ -271,7 +271,7 @@ def retraining_section(
     ]
     header = (
         *(w.label(f"register.{k}") for k in ("version", "made", "reason")),
-        ">" + w.label(f"fact.performance.{metric}"),
+        f">{metric}",
         ">" + w.label("register.delta"),
         w.label("register.fate"),
     )

@@ -90,12 +90,13 @@ def slots_since(
     rhythm: str,
     then: datetime,
     now: datetime,
-) -> int:  # 0 when both lie in one slot, or the clock was set back
-    "How many slots began after `then`."
-    start, count = slot_start(rhythm, now), 0
+) -> tuple[datetime, ...]:  # Oldest first; empty when both lie in one slot, or the clock was set back
+    "The slots that began after `then`."
+    found, start = list[datetime](), slot_start(rhythm, now)
     while start > then:
-        start, count = slot_start(rhythm, start - timedelta(seconds=1)), count + 1
-    return count
+        found.append(start)
+        start = slot_start(rhythm, start - timedelta(seconds=1))
+    return tuple(reversed(found))
 
 # %% ../../nbs/73c_reporting.schedule.ipynb #standing
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Standing:
     "Where a deliverable stands at a moment."
 
     planned: Planned
-    slot: str  # Beginning of the present slot, ISO 8601, UTC
+    slot: str  # Beginning of the present slot, or of the first one missed; ISO 8601, UTC
     last: str  # Moment the last one speaks of; empty: never published
     missed: int  # Slots without one, the present one included
 
@@ -143,6 +144,6 @@ def standings(
         made = _published(entries, planned.deliverable)
         begun = _moment(entries[0].time) if entries else now
         missed = slots_since(planned.rhythm, _moment(made[-1]) if made else begun, now)
-        slot = slot_start(planned.rhythm, now).strftime("%Y-%m-%dT%H:%M:%SZ")
-        found.append(Standing(planned, slot, made[-1] if made else "", missed if made else max(missed, 1)))
+        slot = min((slot_start(planned.rhythm, now), *missed)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        found.append(Standing(planned, slot, made[-1] if made else "", len(missed) or int(not made)))
     return tuple(found)
