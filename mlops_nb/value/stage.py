@@ -325,6 +325,15 @@ def _cost_facts(
         Fact("value.units_per_month", charter.business.units_per_month, "1", basis=charter.business.basis),
     )
 
+# %% ../../nbs/67_value.stage.ipynb #windows-basis
+def _windows_basis(
+    monitor: Evidence | None,
+    charter: Charter,
+) -> str:
+    "Basis of what the windows are worth."
+    rehearsed = monitor is None or monitor.data.get("basis", "simulated") == "simulated"
+    return "simulated" if rehearsed else charter.business.basis
+
 # %% ../../nbs/67_value.stage.ipynb #run
 def run_value(
     ws: Workspace,
@@ -337,8 +346,7 @@ def run_value(
     score = stages.get("score")
     test = counts_from_rates(_rates(score.facts), charter.data.task) if score else None
     windows = window_counts(ws, stages.get("monitor"), charter.data.task)
-    monitor = stages.get("monitor")
-    found = _judged(charter, test, windows, cost, monitor.data.get("basis", "simulated") if monitor else "simulated")
+    found = _judged(charter, test, windows, cost, _windows_basis(stages.get("monitor"), charter))
     obstacle = _obstacle(charter, found.counts if found else None)
     costs = _cost_facts(charter, per_1000, cost, table)
     if obstacle or found is None:
