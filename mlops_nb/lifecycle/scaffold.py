@@ -253,6 +253,19 @@ EXAMPLES: dict[str, Example] = {
 _POLICY_HEAD = """# What happens after the decision. Thresholds of the model are the charter's; this file says when to look and what to do.
 alpha = 0.05           # family-wise false-alarm rate of one look at one window
 floor = 0.02           # share of probability that moved; what is surely below it is not worth an alarm
+
+# 'mlops-nb monitor .' judges the server's own log (mlops-nb serve ... --log-dir logs). These are the defaults:
+# [look]
+# every = "day"          # hour, day, week or month, in UTC
+# [alert]
+# windows = 2            # what may be chance must show in so many ...
+# of = 3                 # ... of the latest windows
+# cooldown_hours = 24
+# [[alert.channel]]      # none by default; slack, pagerduty, webhook or email
+# kind = "slack"
+# url_env = "SLACK_URL"  # the environment variable that holds the address
+# [retrain]
+# when = "never"         # trigger or schedule: only where a diagnosis proposes it, and never beside a fault of the pipeline
 """
 _APPROVERS = """# Who may approve: one table a person. The public key comes from 'mlops-nb approve --new-key'.
 # [[approver]]
