@@ -135,7 +135,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as d:
         folder = Path(d)
         bundles = [make_bundle(folder / "b", n, shift=s, lite=True) for n, s in (("a", 0.0), ("b", 0.5), ("c", 1.0))]
-        settings = Settings(serve_workers=2)
+        settings = Settings(serve_workers=2, serve_log_seal_s=5)  # what waits for the disk is no leak
         with serving(bundles[:1], log_dir=folder / "logs", state_dir=folder / "state", settings=settings) as server:
             time.sleep(2.0)  # the second worker
             found = swap_and_measure(server.url, bundles, given.swaps, given.rate, given.calm_s)

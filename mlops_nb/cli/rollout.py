@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['rollout_app', 'traffic_app', 'shadow', 'canary', 'promote', 'rollback', 'drill', 'status', 'traffic']
 
-# %% ../../nbs/96_cli.rollout.ipynb #common
+# %% ../../nbs/96_cli.rollout.ipynb #options
 rollout_app = typer.Typer(no_args_is_help=True, help="Shadow, canary, promotion and the way back.")
 traffic_app = typer.Typer(no_args_is_help=True)
 
@@ -31,7 +31,7 @@ _Url = Annotated[str, typer.Option(help="Address of the server.", show_default="
 _Key = Annotated[Path | None, typer.Option("--key-file", help="File that holds an API key with the role admin.")]
 _Bundle = Annotated[str, typer.Option(help="Bundle's folder, or first digits of its id; default: as the command says.")]
 
-
+# %% ../../nbs/96_cli.rollout.ipynb #common
 @contextmanager
 def _client(
     ws: Workspace,
