@@ -50,6 +50,10 @@ def test_the_evidence_says_what_stands_in_the_files() -> None:
     spread = evidence.fact("poc.spread")
     assert spread.n == 3
     assert spread.threshold == load_frozen(ws).charter.criteria.reproducibility.spread
+    seed, rows = evidence.fact("stability.seed"), evidence.fact("stability.rows")
+    assert (seed.n, rows.n) == (3, len(truth))
+    assert 0 <= seed.low <= seed.value <= seed.high  # type: ignore[operator]
+    assert seed.value < spread.value < 3 * rows.value  # type: ignore[operator]
     assert set(evidence.inputs) == {
         "charter.frozen.json",
         "contract.json",

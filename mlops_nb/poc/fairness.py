@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['MOST_LEVELS', 'FEWEST', 'POWER', 'CUT_BY', 'DROWNED', 'group_labels', 'Group', 'joint_level', 'measure_groups', 'gap',
-           'judge_groups', 'rows_to_tell', 'hints', 'Fairness', 'judge_fairness']
+__all__ = ['MOST_LEVELS', 'FEWEST', 'POWER', 'SPARE', 'CUT_BY', 'DROWNED', 'group_labels', 'Group', 'joint_level',
+           'measure_groups', 'gap', 'judge_groups', 'rows_to_tell', 'hints', 'Fairness', 'judge_fairness']
 
 # %% ../../nbs/25_poc.fairness.ipynb #groups
 MOST_LEVELS = 8  # different numbers beyond which a column is cut into quarters
@@ -155,7 +155,7 @@ def judge_groups(
     return verdict
 
 # %% ../../nbs/25_poc.fairness.ipynb #power
-POWER = 0.80
+POWER, SPARE = 0.80, 1.05  # the spread of a group is not known beforehand
 
 
 def rows_to_tell(
@@ -176,7 +176,7 @@ def rows_to_tell(
     if not math.isfinite(spread) or groups < 2:
         return None
     reach = float(studentized_range.ppf(POWER, groups, np.inf)) + z * math.sqrt(2)
-    return max(FEWEST, math.ceil((spread * reach / limit) ** 2))
+    return max(FEWEST, math.ceil(SPARE * (spread * reach / limit) ** 2))
 
 # %% ../../nbs/25_poc.fairness.ipynb #hints
 CUT_BY = (

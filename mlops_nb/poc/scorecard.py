@@ -169,8 +169,9 @@ def quality(
     data = {**found.data, **(doubts.data or {}), "rows_told": told}
     if not found.facts:
         return found
-    facts = (*found.facts, *doubts.facts)
-    named = replace(found.criterion, facts=tuple(f.id for f in facts))
+    facts, splits = (*found.facts, *doubts.facts), (case.ws.split(s) for s in ("train", "valid", "test"))
+    read = {**found.criterion.evidence, **case.hashes(*(f for f in splits if f.exists()))}
+    named = replace(found.criterion, facts=tuple(f.id for f in facts), evidence=read)
     return replace(found, criterion=named, facts=facts, data=data)
 
 # %% ../../nbs/27_poc.scorecard.ipynb #files
