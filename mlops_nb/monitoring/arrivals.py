@@ -258,11 +258,12 @@ def replay(
     "Answer logged rows again."
     bundle: Bundle = predictor.bundle
     kept = log.filter(pc.equal(log["status"], "ok")) if log.num_rows else log
-    if not kept.num_rows or any(c.private for c in bundle.contract.columns):
+    columns = bundle.contract.columns
+    if not kept.num_rows or any(c.private or f"in.{c.name}" not in log.column_names for c in columns):
         return None
     kept = kept.take(np.unique(np.linspace(0, kept.num_rows - 1, most).astype(np.int64)))
-    columns = {c.name: _encoded(c, kept[f"in.{c.name}"]) for c in bundle.contract.columns}
-    said = predictor.predict(raw_rows(bundle.contract, Block(columns, kept.num_rows)), partial=True)
+    sent = Block({c.name: _encoded(c, kept[f"in.{c.name}"]) for c in columns}, kept.num_rows)
+    said = predictor.predict(raw_rows(bundle.contract, sent), partial=True)
     names = [f"p.{c}" for c in bundle.classes] or ["value"]
     logged = np.column_stack([kept[n].to_numpy() for n in names])
     again = np.array([list((p.probability or {}).values()) if bundle.classes else [p.value] for p in said], np.float64)

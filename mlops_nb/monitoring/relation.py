@@ -23,7 +23,7 @@ from ..stats.reweighting import chances, fit_logistic
 from ..stats.two_sample import chi_square_tail, effective_rows, ks_gap, ks_p_value
 
 # %% auto #0
-__all__ = ['Mask', 'ALPHA', 'FEWEST_JUDGED', 'INFORMATION_FLOOR', 'MOST_JUDGED', 'Judged', 'judged_rows', 'input_table',
+__all__ = ['Mask', 'ALPHA', 'FEWEST_JUDGED', 'NEARLY', 'INFORMATION_FLOOR', 'MOST_JUDGED', 'Judged', 'judged_rows', 'input_table',
            'Relation', 'compare_relations']
 
 # %% ../../nbs/55c_monitoring.relation.ipynb #judged
@@ -60,7 +60,7 @@ def judged_rows(
     if not told:
         return None
     found = kept.take(pa.array(told, pa.int64()))
-    inputs = pa.table({c.name: found[f"in.{c.name}"] for c in contract.columns})
+    inputs = pa.table({c.name: found[f"in.{c.name}"] for c in contract.columns if f"in.{c.name}" in found.column_names})
     return Judged(answers_of(found, [truth[i] for i in told], contract.target), inputs)
 
 
@@ -199,7 +199,7 @@ def _moved_terms(
     moved: Sequence[str],
 ) -> list[FloatArray]:
     "The terms of all inputs that moved."
-    names = [n for n in moved if n in before.column_names][:_MOST_MOVED]
+    names = [n for n in moved if n in before.column_names and n in after.column_names][:_MOST_MOVED]
     return [t for n in names for t in _own_terms(before[n], after[n]) if t.std() > 0]
 
 
@@ -267,7 +267,7 @@ def _segments(
     after: pa.Table,
 ) -> Iterator[_Segment]:
     "Every segment that is large enough in both."
-    for name in before.column_names:
+    for name in (n for n in before.column_names if n in after.column_names):
         a, b = before[name], after[name]
         distinct = pc.count_distinct(a).as_py()
         if pa.types.is_floating(a.type) and distinct > _FEW_VALUES:
@@ -289,6 +289,7 @@ def _fits(
 # %% ../../nbs/55c_monitoring.relation.ipynb #relation
 ALPHA = 0.002  # all windows share the accepted rows, and so their error: it is kept small
 FEWEST_JUDGED = 100
+NEARLY = 0.8  # share of the best gain with which the simplest way is content
 INFORMATION_FLOOR = 0.01  # gain a row of the effective sample below which a change is not worth acting upon
 
 
@@ -392,6 +393,7 @@ def compare_relations(
     ways = _ways(a, b, segments, _moved_terms(accepted.rows, window.rows, moved))
     p = min(1.0, min(chi_square_tail(w.gain, w.terms) for w in ways) * len(ways))
     best = max(ways, key=lambda w: w.gain - _price(w, m, len(segments)))
+    best = ways[0] if ways[0].gain >= NEARLY * best.gain else best
     size: dict[str, Any] = {"p_value": p, "rows": m, "tried": len(ways)}
     size |= {"before": float(a.y.mean()), "after": float(b.y.mean())}
     if p > alpha or best.gain < INFORMATION_FLOOR * effective_rows(n, m):
