@@ -46,7 +46,8 @@ class Proposal:
 
     def to_dict(self) -> dict[str, Any]:
         "JSON form."
-        return {**asdict(self), "reasons": [r.to_dict() for r in self.reasons]}
+        found = {"windows": list(self.windows), "sha256": list(self.sha256)}
+        return {**found, "reasons": [r.to_dict() for r in self.reasons]}
 
 
 def _actions(
