@@ -215,6 +215,21 @@ def test_a_policy_that_makes_no_sense_is_refused(server: Running, bundles: dict[
     assert "is running; let it end, or roll it back" in twice.json()["error"]["message"]
 
 
+def test_a_version_that_earns_less_is_taken_back(bundles: dict[str, Path], tmp_path: Path) -> None:
+    policy = PATIENT | {"kpi": "revenue", "auc_floor": 0.5}
+    with pair(tmp_path, bundles["champion"], serve_log_seal_s=0.3) as server:
+        assert post(server, "canary", bundle=str(bundles["same"]), policy=policy).status_code == 200
+        client, told = Client(server.url), []
+        for i in range(300):
+            reply = client.predict([ROW], [f"u{i}"])
+            won = 0.0 if reply["arm"] == "challenger" else 20.0
+            told.append({"prediction_id": reply["predictions"][0]["id"], "kind": "revenue", "value": won})
+        client.outcomes([o | {"time": "2026-11-21T10:00:00Z"} for o in told])
+        client.close()
+        until(lambda: rollout(server)["state"] == "rolled_back", 30)
+        assert rollout(server)["reason"]["args"]["metric"] == "kpi"
+
+
 def test_a_shadow_that_fails_or_hangs_changes_nothing(server: Running, bundles: dict[str, Path]) -> None:
     assert post(server, "shadow", bundle=str(bundles["faulty"])).status_code == 200
     rows = [ROW, ROW | {"tenure": NOT_A_NUMBER}, ROW | {"tenure": POISON}, ROW | {"tenure": ENDLESS}]

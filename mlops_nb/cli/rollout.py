@@ -186,12 +186,13 @@ def drill(folder: _Dir, url: _Url = "", key_file: _Key = None) -> None:
     from mlops_nb.charter import load_frozen
     from mlops_nb.core.workspace import open_workspace
     from mlops_nb.rollout import rollout_status, run_drill
+    from mlops_nb.trial.traffic import golden_rows
 
     ws = open_workspace(folder)
     champion = load_bundle(rollout_status(ws.state).routes.champion.bundle)
     promised = load_frozen(ws).charter.criteria.rollback.max_s
     with _client(ws, url, key_file) as client:
-        evidence = run_drill(ws, client, list(champion.golden().rows), promised)
+        evidence = run_drill(ws, client, golden_rows(champion), promised)
     took, lost = evidence.fact("rollback.duration"), evidence.fact("rollback.failed_requests")
     say(
         f"rolled back and returned; the slower took {took.value:.2f} s of {promised:g} s, {lost.value} of {lost.n} requests failed"
@@ -248,7 +249,7 @@ def traffic(
     """
     from mlops_nb.bundle.format import load_bundle
     from mlops_nb.core.workspace import Workspace, stage_evidence
-    from mlops_nb.trial.traffic import Material, Plan, check_loopback, replay
+    from mlops_nb.trial.traffic import Material, Plan, check_loopback, golden_rows, replay
 
     if not anywhere:
         check_loopback(url)
@@ -259,7 +260,7 @@ def traffic(
         future = read_future(ws, load_bundle(ws.root / stage_evidence(ws, "export").data["candidate"]["path"]))
         material = Material(future.rows, future.truth)
     else:
-        material = Material(load_bundle(source).golden().rows)
+        material = Material(golden_rows(load_bundle(source)))
     with _client(ws, url, key_file) as client:
         done = replay(client, material, Plan(requests, seconds, rate, units, seed))
     say(str(done))

@@ -189,7 +189,7 @@ class Record:
         write_json(rollout_file(self.state), self.doc)
 
 # %% ../../nbs/44eb_serving.leader.ipynb #term
-OUTCOMES_S = 15.0
+OUTCOMES_S = 5.0
 
 
 class Term(Record):

@@ -17,12 +17,15 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ..bundle.format import Bundle
 from ..core.errors import InputError, MlopsError, Refused
+from ..serving.rows import raw_rows
+from ..serving.scoring import golden_block
 from .client import Client
 from .load import CLIENTS, schedule
 
 # %% auto #0
-__all__ = ['Plan', 'Material', 'check_loopback', 'units_of', 'Replayed', 'Sender', 'replay']
+__all__ = ['Plan', 'Material', 'golden_rows', 'check_loopback', 'units_of', 'Replayed', 'Sender', 'replay']
 
 # %% ../../nbs/47e_trial.traffic.ipynb #plan
 @dataclass(frozen=True)
@@ -43,6 +46,13 @@ class Material:
     rows: Sequence[Mapping[str, Any]]  # as a client sends them
     truth: Sequence[Any] = ()  # the outcome of each row; empty: none is told
     kind: str = "label"  # of the outcomes
+
+
+def golden_rows(
+    bundle: Bundle,
+) -> list[dict[str, Any]]:
+    "The golden rows of any bundle, as a client sends them."
+    return raw_rows(bundle.contract, golden_block(bundle)[0])
 
 
 def check_loopback(
