@@ -205,7 +205,7 @@ def _versions(
             runs[e.subject] = e
         elif e.event == "retrain.started":
             why = str(e.data.get("reason") or e.data.get("cause") or e.subject)
-        elif e.event == "bundle.exported" and e.data.get("role", "candidate") == "candidate":
+        elif e.event == "bundle.exported" and e.data.get("role", "candidate") in ("candidate", "challenger"):
             if all(e.subject != v.subject for v, _, _ in found):
                 found.append((e, tuple(runs.values()), why))
             why = ""
@@ -226,6 +226,19 @@ def _fate(
     return told[-1] if told else "none"
 
 # %% ../../nbs/76c_reporting.registers.ipynb #retraining
+def _against_champion(
+    entries: Sequence[Entry],
+    challenger: Entry,  # bundle.exported
+) -> tuple[Fact, Fact]:  # Its own metric is its own workspace's; the difference
+    "What a challenger is better at."
+    told = [e.data for e in entries if e.event == "decision.made" and e.subject == challenger.subject]
+    found = told[-1] if told else {}
+    id, source = challenger.subject[:12], Source("ledger.jsonl")
+    delta, low, high = (found.get(k) for k in ("delta", "low", "high"))
+    difference = Fact(f"register.delta/{id}", delta, low=low, high=high, method="bootstrap-paired", source=source)
+    return Fact(f"register.metric/{id}", None, source=source), difference
+
+
 def _measured(
     m: Material,
     metric: str,
@@ -235,6 +248,9 @@ def _measured(
     before: float | None = None
     for entry, runs, why in _versions(m.record.entries):
         value, short = _metric_of(runs, metric), entry.subject[:12]
+        if entry.data.get("role") == "challenger":
+            found.append((entry, why, *_against_champion(m.record.entries, entry)))
+            continue
         delta = None if value is None or before is None else value - before
         facts = (
             Fact(f"register.{k}/{short}", v, n=len(runs), source=Source("ledger.jsonl"))
