@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mlops_nb.poc.annexes import TOOLS, Tool, run_annexes, tools_named
 
 from mlops_nb.core.errors import InputError
 from mlops_nb.core.hashing import sha256_file
 from mlops_nb.core.messages import Message
 from mlops_nb.core.workspace import Workspace, stage_evidence
+from mlops_nb.poc.annexes import TOOLS, Tool, run_annexes, tools_named
 from mlops_nb.reporting.material import input_files
 from tests.conftest import Cli
 from tests.reporting_workspace import full_workspace, pieces_in_process

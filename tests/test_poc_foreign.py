@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from mlops_nb.poc.foreign import Question, aligned, read_shares, score_files
 from onnx import TensorProto, helper
 
 from mlops_nb.core.errors import InputError, Refused
 from mlops_nb.core.hashing import sha256_file
 from mlops_nb.core.workspace import Evidence
+from mlops_nb.poc.foreign import Question, aligned, read_shares, score_files
 from mlops_nb.poc.scorecard import run_score
 from mlops_nb.poc.verdict import GO, NO_GO, NOT_ASSESSED
 from tests.conftest import Cli

@@ -16,7 +16,7 @@ from mlops_nb.lifecycle.stages import record_stage
 from mlops_nb.poc.approval import approve_decision, valid_approvals
 from mlops_nb.poc.conditions import months_later
 from mlops_nb.poc.document import check_document, decision_schema
-from mlops_nb.poc.gate import Decision, read_decision, run_gate
+from mlops_nb.poc.gate import Decision, is_outdated, read_decision, run_gate
 from mlops_nb.poc.scorecard import run_score
 from mlops_nb.poc.verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED
 from tests.scored_workspace import CHARTER, Story, make
@@ -278,3 +278,17 @@ def test_a_decision_is_in_the_published_form(tmp_path: Path) -> None:
             jsonschema.validate({**document, **change}, schema)
         with pytest.raises(InputError):
             check_document({**document, **change})
+
+
+def test_a_decision_ages_without_any_file_changing(tmp_path: Path) -> None:
+    ws = make(tmp_path, Story(charter=CHARTER.replace("known.json", "")))
+    assert not is_outdated(ws)
+    ran = judged_run(ws)
+    run_gate(ws, ran)
+    assert [is_outdated(ws, ran + timedelta(days=d)) for d in (0, 30, 31)] == [False, False, True]
+    run_gate(ws, ran + timedelta(days=40))
+    assert not is_outdated(ws, ran + timedelta(days=45))
+    late = months_later(ran, 6) + timedelta(days=1)
+    assert is_outdated(ws, late)
+    run_gate(ws, late)
+    assert not is_outdated(ws, late + timedelta(days=20))

@@ -46,14 +46,28 @@ def test_no_label_is_read_and_every_number_has_its_sample() -> None:
     p99 = evidence.fact("latency.p99")
     assert (p99.value, p99.n, p99.threshold) == (
         pytest.approx(quantile(evidence.data["latency_ms"], 0.99).value, abs=1e-3),
-        600,
+        299,
         200,
     )
+    assert p99.high is not None
     assert evidence.fact("integration.pass_rate").value == 1.0, evidence.data["checks"]
     assert evidence.fact("rollback.failed_requests").value == 0
     assert 0 < evidence.fact("rollback.duration").value < 10  # type: ignore[operator]
     assert evidence.fact("trial.cpu_s").value > 0  # type: ignore[operator]
-    assert evidence.warnings == ()
+    assert [w for w in evidence.warnings if not w.key.startswith("trial.tenfold")] == []
+
+
+def test_ten_times_the_expected_load_stands_beside_it() -> None:
+    evidence = stage_evidence(tried(), "trial")
+    for q in ("p50", "p95", "p99"):
+        tenfold = evidence.fact(f"latency.{q}/x10")
+        assert (tenfold.n, tenfold.threshold) == (600, None)
+        assert tenfold.low is not None
+        assert tenfold.high is not None
+    assert evidence.fact("latency.rate/x10").value == 100
+    assert 10 <= evidence.fact("latency.rate").value <= 100  # type: ignore[operator]
+    assert evidence.fact("trial.cost_per_1000").value > 0  # type: ignore[operator]
+    assert evidence.fact("trial.cost_per_1000").unit == "EUR"
 
 
 def test_the_log_holds_the_answers_and_the_refusals() -> None:

@@ -31,6 +31,7 @@ from mlops_nb.lifecycle.pipeline import (
     stale_stages,
 )
 from .stages import AFTER_DECISION, BEFORE_DECISION, STAGES, Stage, check_charter, record_stage
+from ..poc.gate import is_outdated
 
 # %% auto #0
 __all__ = ['Listener', 'POSITIVE', 'Step', 'step_file', 'Outcome', 'key_figures', 'report_language', 'run_to_decision',
@@ -246,7 +247,8 @@ def run_to_decision(
     listen: Listener = _silent,  # Told of every step
 ) -> tuple[dict[str, Any], frozenset[str]]:  # decision.json, and the stages that are stale behind it
     "From the table to the decision; raises `InputError` for bad input and `Refused` for a broken ledger."
-    stale = _run_stages(ws, BEFORE_DECISION, _prepare(ws), listen)
+    aged = frozenset({"gate"}) if is_outdated(ws) else frozenset[str]()
+    stale = _run_stages(ws, BEFORE_DECISION, _prepare(ws) | aged, listen, again=aged)
     return read_json(ws.decision_file), stale
 
 

@@ -41,7 +41,7 @@ from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, STATES, overall
 
 # %% auto #0
 __all__ = ['STAGES_JUDGED', 'Past', 'past_of', 'decide', 'check_order', 'files_behind', 'gate_evidence', 'named_files',
-           'run_gate', 'Decision', 'read_decision']
+           'run_gate', 'is_outdated', 'Decision', 'read_decision']
 
 # %% ../../nbs/28_poc.gate.ipynb #past
 @dataclass(frozen=True)
@@ -222,6 +222,19 @@ def run_gate(
     check_document(document)
     write_json(ws.decision_file, document)
     return read_decision(ws)
+
+# %% ../../nbs/28_poc.gate.ipynb #aged
+def is_outdated(
+    ws: Workspace,
+    today: date | None = None,  # UTC; default: now
+) -> bool:  # False when there is no decision
+    "Whether a decision would be worded otherwise today, because it has expired or a condition has become overdue."
+    if not ws.decision_file.exists():
+        return False
+    document, day = read_json(ws.decision_file), (today or datetime.now(UTC).date()).isoformat()
+    late = any(c["due"] < day and not c.get("overdue") for c in document["conditions"])
+    told = any(r["key"] == "gate.expired" for r in document["reasons"])
+    return late or (day > document["expires"] and not told)
 
 # %% ../../nbs/28_poc.gate.ipynb #decision
 @dataclass(frozen=True)

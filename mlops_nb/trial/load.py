@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import Refused, Unverifiable
+from ..stats.planning import least_rows
 from .client import Client, Reply
 
 # %% auto #0
-__all__ = ['CLIENTS', 'schedule', 'Load', 'send_singly', 'Batches', 'send_in_batches']
+__all__ = ['TIMES', 'MOST_PER_S', 'REHEARSED_S', 'CLIENTS', 'schedule', 'Plan', 'expected_plan', 'tenfold_plan', 'Load',
+           'send_singly', 'Batches', 'send_in_batches']
 
 # %% ../../nbs/47_trial.load.ipynb #schedule
 def schedule(
@@ -29,6 +31,39 @@ def schedule(
     "Moments of a Poisson process."
     gaps = np.random.default_rng(seed).exponential(1.0 / rate_per_s, requests)
     return [float(t) for t in np.cumsum(gaps)]
+
+# %% ../../nbs/47_trial.load.ipynb #plan
+TIMES = 10  # the expected rate
+MOST_PER_S = 1_000.0  # beyond, this client would be what is measured
+REHEARSED_S = 3.0  # shortest time of the rehearsal, as far as it takes no more than ten times the requests
+
+
+@dataclass(frozen=True)
+class Plan:
+    "A load to be sent."
+
+    requests: int
+    rate_per_s: float
+
+
+def expected_plan(
+    expected_rps: float,
+    requests: int,  # at most, unless fewer cannot bound a 99th percentile
+    longest_s: float,
+) -> Plan:
+    "The load that the charter expects."
+    fewest = least_rows(0.99)
+    count = max(fewest, min(requests, int(expected_rps * longest_s)))
+    return Plan(count, max(expected_rps, count / longest_s))
+
+
+def tenfold_plan(
+    expected_rps: float,
+    requests: int,
+) -> Plan:
+    "Ten times that."
+    rate = min(TIMES * expected_rps, MOST_PER_S)
+    return Plan(max(requests, least_rows(0.99), min(int(rate * REHEARSED_S), TIMES * requests)), rate)
 
 # %% ../../nbs/47_trial.load.ipynb #load
 CLIENTS = 8

@@ -5,6 +5,7 @@
 # %% ../../nbs/48_trial.stage.ipynb #imports
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,11 +29,21 @@ from ..stats.intervals import proportion, quantile, to_fact
 from .checks import Check, Subject, answer_array, check_interface
 from .client import Client
 from .drill import Drill, drill
-from .load import Batches, Load, send_in_batches, send_singly
+from mlops_nb.trial.load import (
+    TIMES,
+    Batches,
+    Load,
+    Plan,
+    expected_plan,
+    send_in_batches,
+    send_singly,
+    tenfold_plan,
+)
 from .server import Server, Usage, serving, usage
 
 # %% auto #0
-__all__ = ['Material', 'read_material', 'Course', 'try_candidate', 'write_predictions', 'latency_facts', 'run_trial']
+__all__ = ['TENFOLD', 'Material', 'read_material', 'Course', 'try_candidate', 'write_predictions', 'latency_facts', 'cost_fact',
+           'run_trial']
 
 # %% ../../nbs/48_trial.stage.ipynb #material
 @dataclass(frozen=True)
@@ -64,7 +75,6 @@ def read_material(
     return Material(candidate, _bundle(ws, "baseline"), sent_rows(candidate.contract, table), units)
 
 # %% ../../nbs/48_trial.stage.ipynb #course
-_LEAST_RATE_PER_S = 100.0
 _CHECKED_ROWS = 8
 
 
@@ -74,8 +84,9 @@ class Course:
 
     ready_s: float
     checks: tuple[Check, ...]
-    load: Load
-    used: Usage  # by the load
+    load: Load  # at the expected rate
+    used: Usage  # by it
+    tenfold: Load  # at ten times the rate
     batches: Batches
     drill: Drill
 
@@ -84,21 +95,22 @@ def _course(
     server: Server,
     ready_s: float,
     material: Material,
-    requests: int,
-    rate_per_s: float,
+    plans: tuple[Plan, Plan],  # at the expected rate, and at ten times that
 ) -> Course:
     "Use a running server."
     client = Client(server.url)
     try:
         checks = check_interface(Subject(client, material.candidate, material.rows[:_CHECKED_ROWS]))
         before = usage(server.process.pid)
-        load = send_singly(client, material.rows, requests, rate_per_s)
+        load = send_singly(client, material.rows, plans[0].requests, plans[0].rate_per_s)
         after = usage(server.process.pid)
+        tenfold = send_singly(client, material.rows, plans[1].requests, plans[1].rate_per_s, seed=1)
         batches = send_in_batches(client, material.rows, material.unit_ids)
         rolled = drill(client, material.rows)
     finally:
         client.close()
-    return Course(ready_s, checks, load, Usage(after.cpu_s - before.cpu_s, after.rss_bytes), batches, rolled)
+    used = Usage(after.cpu_s - before.cpu_s, after.rss_bytes)
+    return Course(ready_s, checks, load, used, tenfold, batches, rolled)
 
 # %% ../../nbs/48_trial.stage.ipynb #try-it
 def _logged(
@@ -106,7 +118,7 @@ def _logged(
     course: Course,
 ) -> Check:
     "Whether the prediction log holds the answers of the load and of the batches."
-    given = course.load.answered + len(course.batches.predictions)
+    given = course.load.answered + course.tenfold.answered + len(course.batches.predictions)
     kept = int((np.asarray(read_log(folder)["status"].to_pylist(), dtype=object) == "ok").sum())
     return Check("logged", kept >= given, "" if kept >= given else f"{kept} of {given} answers are in the log")
 
@@ -120,10 +132,11 @@ def try_candidate(
     log_dir, state_dir, settings = ws.logs / "trial", ws.state / "trial", ws.settings()
     for folder in (log_dir, state_dir):
         shutil.rmtree(folder, ignore_errors=True)
-    rate = max(charter.criteria.latency.expected_rps, _LEAST_RATE_PER_S)
+    expected, requests = charter.criteria.latency.expected_rps, settings.trial_requests
+    plans = expected_plan(expected, requests, settings.trial_load_s), tenfold_plan(expected, requests)
     bundles, start = (material.candidate.path, material.baseline.path), time.perf_counter()
     with serving(bundles, log_dir=log_dir, state_dir=state_dir, settings=settings) as server:
-        course = _course(server, time.perf_counter() - start, material, settings.trial_requests, rate)
+        course = _course(server, time.perf_counter() - start, material, plans)
         code = server.stop()
     stopped = Check("stopped", code == 0, "" if code == 0 else f"exit code {code}: {server.last_line()}")
     return course, (*course.checks, stopped, _logged(log_dir, course))
@@ -144,19 +157,35 @@ def write_predictions(
     return atomic_write(ws.evidence / "trial.predictions.parquet", pandas.DataFrame(columns).to_parquet(index=False))
 
 # %% ../../nbs/48_trial.stage.ipynb #latency-facts
+TENFOLD = "/x10"  # of the ids of facts about ten times the expected rate
+
+
 def latency_facts(
     load: Load,
     charter: Charter,
+    about: str = "",  # end of the ids: empty at the expected rate
 ) -> Iterator[Fact]:
     "Percentiles of the single-row latency, and the share of requests that were answered."
     if not load.answered:
         raise Refused(f"none of {len(load.failures)} requests was answered: {load.failures[0]}", where="trial")
     for q, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99")):
-        limit = charter.criteria.latency.p99_ms if name == "p99" else None
-        yield to_fact(quantile(load.latency_ms, q), f"latency.{name}", "ms", limit)
+        limit = charter.criteria.latency.p99_ms if name == "p99" and not about else None
+        yield to_fact(quantile(load.latency_ms, q), f"latency.{name}{about}", "ms", limit)
     sent = load.answered + len(load.failures)
-    yield to_fact(proportion(load.answered, sent), "latency.answered")
-    yield Fact("latency.rate", load.rate_per_s, "1/s", n=sent)
+    yield to_fact(proportion(load.answered, sent), f"latency.answered{about}")
+    yield Fact(f"latency.rate{about}", load.rate_per_s, "1/s", n=sent)
+
+# %% ../../nbs/48_trial.stage.ipynb #cost
+def cost_fact(
+    course: Course,
+    charter: Charter,
+) -> Fact:
+    "Money for a thousand predictions at the expected rate."
+    costs, load = charter.costs, course.load
+    held_gb_s = course.used.rss_bytes / 2**30 * load.seconds
+    spent = (course.used.cpu_s * costs.price_cpu_hour + held_gb_s * costs.price_gb_hour) / 3600
+    value = 1000 * spent / load.answered
+    return Fact("trial.cost_per_1000", value, costs.currency, method="cpu-and-memory", n=load.answered, basis="assumed")
 
 # %% ../../nbs/48_trial.stage.ipynb #other-facts
 def _other_facts(
@@ -177,6 +206,7 @@ def _other_facts(
     yield Fact("trial.wall_s", course.load.seconds, "s")
     yield Fact("trial.cpu_s", course.used.cpu_s, "s")
     yield Fact("trial.rss_mib", course.used.rss_bytes / 2**20, "MiB")
+    yield cost_fact(course, charter)
 
 # %% ../../nbs/48_trial.stage.ipynb #stage-data
 def _data(
@@ -191,15 +221,30 @@ def _data(
         "baseline": {"id": material.baseline.id, "version": material.baseline.version},
         "predictions": {"path": predictions.path, "sha256": predictions.sha256, "rows": len(material.rows)},
         "latency_ms": [round(ms, 3) for ms in course.load.latency_ms],
-        "failures": sorted(set(course.load.failures))[:20],
+        "latency_ms_tenfold": [round(ms, 3) for ms in course.tenfold.latency_ms],
+        "failures": sorted({*course.load.failures, *course.tenfold.failures})[:20],
         "checks": [c.to_dict() for c in checks],
         "drill": [m.to_dict() for m in course.drill.moves],
     }
 
 
+def _rehearsed(
+    load: Load,  # at ten times the expected rate
+    promised_ms: float,
+) -> Iterator[Message]:
+    "What would happen on a day with ten times the requests, if it is not what is promised."
+    slow = quantile(load.latency_ms, 0.99).value if load.answered else math.inf
+    if promised_ms < slow < math.inf:
+        yield Message("trial.tenfold.slow", {"rate": load.rate_per_s, "value": slow, "threshold": promised_ms})
+    if load.failures:
+        told = {"rate": load.rate_per_s, "failed": len(load.failures), "n": load.answered + len(load.failures)}
+        yield Message("trial.tenfold.unanswered", told)
+
+
 def _warnings(
     course: Course,
     checks: tuple[Check, ...],
+    charter: Charter,
 ) -> Iterator[Message]:
     "What a reader of the audit must see."
     for check in checks:
@@ -207,6 +252,10 @@ def _warnings(
             yield Message(f"trial.failed.{check.name}", {"detail": check.detail})
     if course.load.failures:
         yield Message("trial.unanswered", {"failed": len(course.load.failures), "detail": course.load.failures[0]})
+    yield from _rehearsed(course.tenfold, charter.criteria.latency.p99_ms)
+    wanted = TIMES * charter.criteria.latency.expected_rps
+    if wanted > course.tenfold.rate_per_s:
+        yield Message("trial.tenfold.capped", {"rate": course.tenfold.rate_per_s, "wanted": wanted})
 
 # %% ../../nbs/48_trial.stage.ipynb #stage
 def run_trial(
@@ -217,10 +266,12 @@ def run_trial(
     course, checks = try_candidate(ws, charter, material)
     file = write_predictions(ws, material, course.batches)
     source = Source(ws.relative(file), sha256_file(file))
-    facts = (*latency_facts(course.load, charter), *_other_facts(course, checks, charter))
+    rehearsed = latency_facts(course.tenfold, charter, TENFOLD) if course.tenfold.answered else ()
+    loads = (*latency_facts(course.load, charter), *rehearsed)
+    facts = (*loads, *_other_facts(course, checks, charter))
     inputs = ws.sources(ws.evidence / "export.json", ws.split("test"), ws.frozen_file)
     evidence = Evidence(
-        "trial", facts, _data(material, course, checks, source), inputs, tuple(_warnings(course, checks))
+        "trial", facts, _data(material, course, checks, source), inputs, tuple(_warnings(course, checks, charter))
     )
     write_evidence(ws, evidence)
     return evidence
