@@ -132,7 +132,7 @@ def _delta(
         f"diff.change/{change.id}", change.delta, change.new.unit, low, high, basis=change.new.basis, source=source
     )
 
-
+# %% ../../nbs/74a_reporting.changes.ipynb #worth
 def _worth(
     w: Writer,
     change: Change,

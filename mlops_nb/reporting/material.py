@@ -22,7 +22,7 @@ from ..ledger import GENESIS, Entry, Ledger
 
 # %% auto #0
 __all__ = ['KINDS', 'MATERIAL_MIME', 'input_files', 'check_inputs', 'Record', 'read_record', 'Previous', 'read_previous',
-           'Material', 'moment', 'open_material', 'same_inputs']
+           'Reading', 'Material', 'moment', 'open_material', 'same_inputs']
 
 # %% ../../nbs/73_reporting.material.ipynb #kinds
 KINDS = ("audit", "drift", "roi")
@@ -118,10 +118,10 @@ def read_previous(
     facts = tuple(map(Fact.from_dict, read_json(place / "facts.json")["facts"]))
     return Previous(folder, read_json(place / "manifest.json"), facts)
 
-# %% ../../nbs/73_reporting.material.ipynb #material
+# %% ../../nbs/73_reporting.material.ipynb #reading
 @dataclass(frozen=True)
-class Material:
-    "All that one report may look at."
+class Reading:
+    "What the files of a workspace say."
 
     ws: Workspace
     kind: str
@@ -155,6 +155,15 @@ class Material:
         "Warnings with the stage that gave them."
         return tuple((s, w) for s in stages if s in self.evidence for w in self.evidence[s].warnings)
 
+    def source(self, name: str) -> Source:
+        "A file as the source of a number."
+        return Source(name, self.inputs.get(name, ""))
+
+# %% ../../nbs/73_reporting.material.ipynb #material
+@dataclass(frozen=True)
+class Material(Reading):
+    "All that one report may look at, and where it came from."
+
     @property
     def behind(self) -> dict[str, str]:
         "What the stages read: relative path to SHA-256."
@@ -175,10 +184,6 @@ class Material:
     def since(self) -> str:
         "From when on a deliverable tells what happened: since the one before it; empty for a whole report."
         return str(self.previous.manifest.get("as_of", "")) if self.previous and self.content else ""
-
-    def source(self, name: str) -> Source:
-        "A file as the source of a number."
-        return Source(name, self.inputs.get(name, ""))
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         ledger = {"head": self.record.head, "seq": self.record.seq, "fault": self.record.fault}
