@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from ..core.errors import InputError
 from .two_sample import fisher_p_value
 
 # %% auto #0
-__all__ = ['Floats', 'Counts', 'YEAR_H', 'SPANS_H', 'DEGREE', 'SUSPICIOUS', 'Plan', 'stride_h', 'rank_scores', 'level_scores',
-           'permutation_tail', 'Watched', 'Alarm', 'running_sums', 'window_z', 'window_p_value', 'watch']
+__all__ = ['Floats', 'Counts', 'YEAR_H', 'SPANS_H', 'DEGREE', 'SUSPICIOUS', 'ROOM', 'Plan', 'stride_h', 'rank_scores',
+           'level_scores', 'permutation_tail', 'Watched', 'Alarm', 'running_sums', 'window_z', 'window_p_value',
+           'watch']
 
 # %% ../../nbs/18c_stats.sequential.ipynb #plan
 Floats = NDArray[np.float64]
@@ -160,7 +162,8 @@ def permutation_tail(
     return float(min(1.0, max(math.erfc(w / math.sqrt(2)) + 2 * density * (1 / u - 1 / w), _FURTHEST)))
 
 # %% ../../nbs/18c_stats.sequential.ipynb #column
-SUSPICIOUS = 3.5
+SUSPICIOUS = 3.5  # standard errors
+ROOM = 1.0  # skewness of the scores moves a threshold by a third of this in windows of 100 rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +236,15 @@ def window_p_value(
     return fisher_p_value(hits, int(window.sum()), rest, int(column.reference.sum()))
 
 
+def _screen(
+    column: Watched,
+    level: float,
+) -> Floats:  # one a question
+    "Standard errors from which a window is looked at closely."
+    ranks = max(SUSPICIOUS, -NormalDist().inv_cdf(level / 2) - ROOM)
+    return np.where(np.arange(column.tests) < column.tests - column.indicators, ranks, SUSPICIOUS)
+
+
 def _first(
     column: Watched,
     hours: Counts,
@@ -245,7 +257,7 @@ def _first(
     ends = plan.ends(span_h, len(hours))
     z, effect = window_z(column, sums, span_h, ends)
     found: dict[int, Alarm] = {}
-    for look, asked in np.argwhere(np.abs(z) >= SUSPICIOUS).tolist():
+    for look, asked in np.argwhere(np.abs(z) >= _screen(column, level)).tolist():
         if asked in found:
             continue
         end = int(ends[look])
