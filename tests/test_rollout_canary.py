@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,9 @@ from mlops_nb.serving.canary import (
 )
 from mlops_nb.serving.leader import seen_since
 from mlops_nb.serving.routing import Arm, Routes, canary, choose, rolled_back, with_arms
+from mlops_nb.stats.claims import run_topics
 from mlops_nb.stats.eprocess import Bets, Pairing, both_marked, growth, pairs_needed
+from mlops_nb.trial.canarysims import TOPICS
 
 COUNTS = st.tuples(st.integers(0, 60), st.integers(0, 60)).map(lambda p: (max(p), min(p)))
 
@@ -186,12 +189,15 @@ def test_shares_that_do_not_fit_are_refused() -> None:
         canary(base, "a", "a", 0.1)
 
 
-def test_a_policy_file_is_checked(tmp_path: object) -> None:
-    from pathlib import Path
-
-    file = Path(str(tmp_path)) / "rollout.toml"
+def test_a_policy_file_is_checked(tmp_path: Path) -> None:
+    file = tmp_path / "rollout.toml"
     file.write_text("steps = [0.1, 1.0]\nhold_s = 60\n")
     assert load_rollout_policy(file).steps == (0.1, 1.0)
     file.write_text("margin = 0.5\n")
     with pytest.raises(InputError, match=r"rollout\.toml: 'margin' = 0\.5"):
         load_rollout_policy(file)
+
+
+def test_the_claims_hold_at_a_small_size(tmp_path: Path) -> None:
+    found = run_topics(TOPICS, tmp_path / "sims.json", seed=4, scale=0.012, names=("false", "delay"))
+    assert [c.case for c in found if not c.holds] == []

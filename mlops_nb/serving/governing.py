@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
-from ..bundle.release import released
-from .leader import begin_rollout, read_rollout, slow_limit_ms
-from .moves import change_routes, introduce
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..bundle.format import Bundle, load_bundle
+from ..bundle.release import released
 from ..core.errors import InputError, Refused
 from .canary import rollout_policy
 from .engine import Engine
 from .hot import current
+from .leader import begin_rollout, read_rollout, slow_limit_ms
+from .moves import change_routes, introduce
 from .openapi import responses
 from .routing import Arm, Routes, acknowledged, promoted, rolled_back, shadowed, with_arms
 
