@@ -198,6 +198,14 @@ def test_from_the_servers_log_to_a_challenger(cli: Cli, tmp_path: Path) -> None:
     done = cli("monitor", ws.root, "--json", "--no-retrain")
     assert done.returncode in (1, 3), done.stderr
     assert json.loads(done.stdout)["stage"] == "monitor"
+    entries = len(Ledger(ws.ledger_file).entries())
+    (ws.state / "alerts.json").unlink()  # a crash before the board was written
+    repeated = watch(ws, later + timedelta(minutes=2))
+    assert len(repeated.changes) == len(opened), "found again, and known by what was told"
+    assert (len(Ledger(ws.ledger_file).entries()), repeated.delivery.attempts) == (entries, 0)
+    (ws.state / "alerts.json").write_text('{"v": 1}')
+    with pytest.raises(InputError, match="is no list of alerts"):
+        watch(ws, later)
     assert isinstance(first.proposal, Proposal), first.proposal
     trained(ws, first.proposal, later)
 

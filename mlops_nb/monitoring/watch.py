@@ -175,6 +175,16 @@ def record_changes(
             ledger.append("alert.closed", c.alert.id, {**own, "opened": c.alert.opened})
 
 
+def _close_rehearsed(
+    ledger: Ledger,
+) -> None:
+    "Close the alerts of a rehearsal: production has begun, and speaks for itself."
+    told = [(e.event, e.subject) for e in ledger.entries() if e.event in ("alert.opened", "alert.closed")]
+    for event, subject in told:
+        if event == "alert.opened" and "@" not in subject and ("alert.closed", subject) not in told:
+            ledger.append("alert.closed", subject, {"rehearsal": True})
+
+
 def _append_log(
     ws: Workspace,
     changes: Sequence[Change],
@@ -336,6 +346,7 @@ def watch(
         seen = seen_of(look, hashes, s.policy, recent_alarms(hours))
         board, changes = next_board(before, seen, s.policy.alert, at)
         tell(changes, s.policy.alert.channel, s.bundle.name, ws.root, outbox_of(ws), at, lang)
+        _close_rehearsed(Ledger(ws.ledger_file))
         record_changes(ws, changes, look.documents)
         _append_log(ws, changes, s.bundle.name, at)
         write_json(board_file(ws), board.to_dict())
