@@ -12,6 +12,7 @@ from mlops_nb.monitoring.monitorsims import TOPICS as ALERTS
 from mlops_nb.monitoring.sims import TOPICS as MONITORING
 from mlops_nb.poc.beside_sims import TOPICS as BESIDE
 from mlops_nb.poc.sims import TOPICS as POC
+from mlops_nb.reporting.sims import TOPICS as REPORTING
 from mlops_nb.stats.claims import run_topics
 from mlops_nb.trial.canarysims import TOPICS as ROLLOUT
 from mlops_nb.value.sims import TOPICS as VALUE
@@ -24,6 +25,7 @@ FLOORS = {
     "diagnosis": DIAGNOSIS,
     "drift": DRIFT,
     "monitoring": {**MONITORING},
+    "reporting": REPORTING,
     "rollout": ROLLOUT,
     "value": VALUE,
 }
