@@ -11,6 +11,7 @@ from mlops_nb.monitoring.driftsims import TOPICS as DRIFT
 from mlops_nb.monitoring.monitorsims import TOPICS as ALERTS
 from mlops_nb.monitoring.sims import TOPICS as MONITORING
 from mlops_nb.poc.beside_sims import TOPICS as BESIDE
+from mlops_nb.poc.shortfall_sims import TOPICS as SHORTFALL
 from mlops_nb.poc.sims import TOPICS as POC
 from mlops_nb.reporting.sims import TOPICS as REPORTING
 from mlops_nb.stats.claims import run_topics
@@ -22,6 +23,7 @@ FLOORS = {
     "alerts": ALERTS,
     "poc": POC,
     "beside": BESIDE,
+    "shortfall": SHORTFALL,
     "diagnosis": DIAGNOSIS,
     "drift": DRIFT,
     "monitoring": {**MONITORING},
