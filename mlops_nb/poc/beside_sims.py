@@ -119,7 +119,7 @@ def _pairs() -> Iterator[tuple[str, str, float, partial[Pair], partial[Pair]]]:
     for events, others in ((40, 160), (150, 850)):
         draws = (partial(rankers, aucs, events, others) for aucs in ((0.8, 0.82), (0.8, 0.8)))
         yield "roc_auc", f"AUC, {events} and {others} rows", _MARGIN, *draws  # type: ignore[misc]
-    for rows in (100, 600):
+    for rows in (160, 600):
         draws = (partial(guessers, rmses, rows) for rmses in ((3.2, 3.0), (3.0, 3.0)))
         yield "rmse", f"RMSE, {rows} rows", 0.2, *draws  # type: ignore[misc]
 

@@ -23,10 +23,11 @@ from ..stats.intervals import LEVEL, Interval, t_quantile, to_fact
 from ..stats.planning import scaled_rows
 
 # %% auto #0
-__all__ = ['FEWEST', 'advantage', 'Compared', 'judge_champion', 'incomparable']
+__all__ = ['FEWEST', 'FEWEST_BY_BLOCKS', 'advantage', 'Compared', 'judge_champion', 'incomparable']
 
 # %% ../../nbs/25d_poc.champion.ipynb #paired
 FEWEST = 10  # rows, as the metric counts them, below which two models are not compared
+FEWEST_BY_BLOCKS = 30  # the same where pseudo-values tell the error: a row for each block at least
 _PAIRED = ("roc_auc", "accuracy")  # metrics with a paired interval of their own
 
 
@@ -52,10 +53,11 @@ def advantage(
     level: float = LEVEL,
 ) -> Interval:  # positive when the new model is better, whatever the metric's direction
     "What the new model is better by; raises `InputError` when the metric does not exist or the rows are too few."
-    counted = counted_rows(metric, a)
-    if counted < FEWEST:
-        raise InputError(f"{counted} rows count, at least {FEWEST} are needed", where="champion")
-    return gain(metric, a, b, level) if metric.name in _PAIRED else _by_blocks(metric, a, b, level)
+    counted, paired = counted_rows(metric, a), metric.name in _PAIRED
+    need = FEWEST if paired else FEWEST_BY_BLOCKS
+    if counted < need:
+        raise InputError(f"{counted} rows count, at least {need} are needed", where="champion")
+    return gain(metric, a, b, level) if paired else _by_blocks(metric, a, b, level)
 
 # %% ../../nbs/25d_poc.champion.ipynb #judge
 @dataclass(frozen=True)
