@@ -137,20 +137,24 @@ def main() -> int:
             [*command, "profile", str(write(here / "r.parquet", 4, rows, 5)), "--out", f"{d}/q"],
         )
         found.append(timed(f"drift, {long:,} x 5, stored profile", drift(here / "q", large), 0, 1_536, given.core))
-    ratio = found[3].wall_s / found[1].wall_s
-    save(given.out, found, ratio, quick=given.quick)
+    save(given.out, found, quick=given.quick)
     return 0
 
 
-def save(out: Path, found: list[Timed], ratio: float, *, quick: bool) -> None:
+def save(out: Path, found: list[Timed], *, quick: bool) -> None:
     "The table, as JSON and for a reader."
-    doc = [asdict(t) | {"met": t.met} for t in found]
-    write_json(out / "bench_drift.json", {"v": 1, "quick": quick, "times_faster_than_evidently": ratio, "runs": doc})
+    ours, theirs = found[1], found[3]
+    ratio, less = theirs.wall_s / ours.wall_s, theirs.cpu_s / ours.cpu_s
+    doc = {"v": 1, "quick": quick, "times_faster_than_evidently": ratio, "times_less_processor": less}
+    write_json(out / "bench_drift.json", doc | {"runs": [asdict(t) | {"met": t.met} for t in found]})
     lines = ["| command, one core | wall s | processor s | peak MiB | limit | met |", "|---|---|---|---|---|---|"]
     for t in found:
         limit = " and ".join([f"{t.limit_s:g} s"] * bool(t.limit_s) + [f"{t.limit_mib:g} MiB"] * bool(t.limit_mib))
         lines.append(f"| {t.what} | {t.wall_s:.2f} | {t.cpu_s:.2f} | {t.peak_mib:.0f} | {limit or '–'} | {t.met} |")
-    lines.append(f"\nAgainst a stored profile {ratio:.0f} times faster than evidently in the same run (bar: 30).")
+    told = (
+        f"{ratio:.0f} times faster than evidently in the same run (bar: 30), with {less:.0f} times less processor time"
+    )
+    lines.append(f"\nAgainst a stored profile {told}.")
     atomic_write(out / "bench_drift.md", "\n".join(lines) + "\n")
 
 

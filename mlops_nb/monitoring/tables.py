@@ -33,6 +33,18 @@ BATCH_ROWS = 1 << 18
 _PARQUET = {".parquet", ".pq"}
 
 
+def _spans(
+    file: pq.ParquetFile,
+) -> Iterator[list[int]]:
+    "Row groups of a few batches together: until a call for batches ends, Arrow keeps all the bytes that it read for it."
+    held, rows = [], 0
+    for group in range(file.num_row_groups):
+        held, rows = [*held, group], rows + file.metadata.row_group(group).num_rows
+        if rows >= 4 * BATCH_ROWS or group == file.num_row_groups - 1:
+            yield held
+            held, rows = [], 0
+
+
 def _parquet_batches(
     path: Path,
     columns: Sequence[str] | None,
@@ -46,8 +58,9 @@ def _parquet_batches(
             shown, read = [names[i] for i in kept], [stored[i] for i in kept]
             empty = pa.Table.from_batches([], file.schema_arrow)  # `empty_table()` would import pandas
             yield empty.select(kept).rename_columns(shown)
-            for batch in file.iter_batches(BATCH_ROWS, columns=read):
-                yield pa.Table.from_batches([batch]).select(read).rename_columns(shown)
+            for groups in _spans(file):
+                for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=read):
+                    yield pa.Table.from_batches([batch]).select(read).rename_columns(shown)
     except (pa.ArrowException, OSError) as e:
         raise InputError(f"not a Parquet file: {e}", where=str(path)) from None
 
