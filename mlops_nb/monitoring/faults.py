@@ -26,8 +26,8 @@ from mlops_nb.stats.profiles import (
 from ..stats.two_sample import chi_square_p_value, ks_gap, ks_p_value, rows_needed
 
 # %% auto #0
-__all__ = ['FITS', 'FEED_GONE', 'GAP_FLOOR', 'DAY', 'null_fault', 'has_strangers', 'moved_numbers', 'renamed', 'hours_shift',
-           'turned_clock', 'column_fault']
+__all__ = ['FITS', 'FEED_GONE', 'GAP_FLOOR', 'LEAST_MOVE', 'DAY', 'null_fault', 'has_strangers', 'moved_numbers', 'renamed',
+           'hours_shift', 'turned_clock', 'column_fault']
 
 # %% ../../nbs/55a_monitoring.faults.ipynb #nulls
 FITS = 0.05  # p-value from which what an explanation leaves is no drift
@@ -49,6 +49,9 @@ def null_fault(
 
 # %% ../../nbs/55a_monitoring.faults.ipynb #candidates
 _SCALED = 8  # distinct values a column needs to have a scale
+LEAST_MOVE = (
+    0.05  # a factor nearer to 1, or an offset that is a smaller part of the column's width, is no unit and no origin
+)
 
 
 def _candidates(
@@ -60,8 +63,9 @@ def _candidates(
     before = np.array([reference.quantile(q) for q in places.tolist()], np.float64)
     after = np.quantile(values.astype(np.float64), places, method="inverted_cdf")
     usable = (before * after) > 0
-    factors, offsets = after[usable] / before[usable], after - before
-    return np.unique(factors[factors != 1]).tolist(), np.unique(offsets[offsets != 0]).tolist()
+    factors, offsets = np.unique(after[usable] / before[usable]), np.unique(after - before)
+    told_factors = factors[np.abs(np.log(factors)) >= np.log(1 + LEAST_MOVE)]
+    return told_factors.tolist(), offsets[np.abs(offsets) > LEAST_MOVE * (before[-1] - before[0])].tolist()
 
 
 def _snapped(
