@@ -200,6 +200,25 @@ RUN_AXE = """axe.run(document, {resultTypes: ['violations']}).then(r => r.violat
   [v.impact, v.id, v.nodes.length, v.nodes[0].target.join(' '), v.nodes[0].failureSummary]))"""
 
 
+def barriers(tab: Tab, page: Path, axe: str) -> list[list[Any]]:
+    "What axe finds on a page that keeps somebody out."
+    tab.open(page)
+    tab.call("Runtime.evaluate", expression=axe)
+    answer = tab.call("Runtime.evaluate", expression=RUN_AXE, awaitPromise=True, returnByValue=True)
+    return [v for v in answer["result"]["value"] if v[0] in ("serious", "critical")]
+
+
+def test_the_judge_sees_a_barrier(tab: Tab, pages: dict[tuple[str, str], Path], axe: str, tmp_path: Path) -> None:
+    tab.call("Emulation.setScriptExecutionDisabled", value=False)
+    html = pages["roi", "en"].read_text()
+    for n, (old, new) in enumerate(
+        (("<main", '<img src="data:image/png,x"><main'), ("--ink: #1c2733", "--ink: #cccccc"))
+    ):
+        page = tmp_path / f"{n}.html"
+        page.write_text(html.replace(old, new, 1))
+        assert barriers(tab, page, axe), new
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_serious_barrier(
     tab: Tab, pages: dict[tuple[str, str], Path], others: list[Path], axe: str, scheme: str
@@ -208,11 +227,7 @@ def test_no_serious_barrier(
     tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     found = {}
     for page in [*pages.values(), *others]:
-        tab.open(page)
-        tab.call("Runtime.evaluate", expression=axe)
-        answer = tab.call("Runtime.evaluate", expression=RUN_AXE, awaitPromise=True, returnByValue=True)
-        serious = [v for v in answer["result"]["value"] if v[0] in ("serious", "critical")]
-        if serious:
+        if serious := barriers(tab, page, axe):
             found[page.relative_to(page.parents[1]).as_posix()] = serious
     tab.call("Emulation.setEmulatedMedia", features=[])
     assert found == {}
