@@ -474,21 +474,21 @@ def false_alarms(
 
 # %% ../../nbs/59_monitoring.driftsims.ipynb #power-cells
 POWER = (
-    Cell(("normal",) * 20, 5_000, 50, shift=0.8),
-    Cell(("normal",) * 20, 5_000, 200, shift=0.37),
-    Cell(("normal",) * 20, 5_000, 1_000, shift=0.18),
-    Cell(("normal",) * 20, 1_000, 10_000, shift=0.17),
-    Cell(("normal",) * 20, 10_000, 10_000, shift=0.075),
-    Cell(("heavy",) * 20, 5_000, 500, shift=0.25),
-    Cell(("discrete",) * 20, 5_000, 500, shift=0.25),
-    Cell(("10 levels",) * 20, 5_000, 500, shift=0.3),
-    Cell(("200 levels",) * 5, 5_000, 500, shift=0.45),
-    Cell(MIXED * 2, 5_000, 500, tied=0.5, nulls=0.1, shift=0.25),
-    Cell(MIXED * 10, 2_000, 500, tied=0.3, nulls=0.1, shift=0.3),
+    Cell(("normal",) * 20, 5_000, 50, shift=0.62),
+    Cell(("normal",) * 20, 5_000, 200, shift=0.29),
+    Cell(("normal",) * 20, 5_000, 1_000, shift=0.145),
+    Cell(("normal",) * 20, 1_000, 10_000, shift=0.135),
+    Cell(("normal",) * 20, 10_000, 10_000, shift=0.06),
+    Cell(("heavy",) * 20, 5_000, 500, shift=0.2),
+    Cell(("discrete",) * 20, 5_000, 500, shift=0.2),
+    Cell(("10 levels",) * 20, 5_000, 500, shift=0.22),
+    Cell(("200 levels",) * 5, 5_000, 500, shift=0.35),
+    Cell(MIXED * 2, 5_000, 500, tied=0.5, nulls=0.1, shift=0.19),
+    Cell(MIXED * 10, 2_000, 500, tied=0.3, nulls=0.1, shift=0.22),
 )
 LARGE_POWER = (
-    Cell(("normal",) * 20, 50_000, 50_000, shift=0.034),
-    Cell(("normal",) * 20, 1_000_000, 1_000_000, shift=0.0075),
+    Cell(("normal",) * 20, 50_000, 50_000, shift=0.026),
+    Cell(("normal",) * 20, 1_000_000, 1_000_000, shift=0.0058),
 )
 
 
