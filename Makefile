@@ -48,6 +48,7 @@ check: test  ## what CI asks of a commit, and that the tree is clean afterwards
 
 sims: $(READY)  ## the statistical claims at full size; tables under nbs/tables
 	$(BIN)/python -m tests.sims
+	$(BIN)/python -m tests.diagnosis_faults
 
 bench: $(READY)  ## the server against its limits, a naive server and its peers in one run, drift against evidently; tables and plot under nbs/tables
 	$(BIN)/python -m tests.bench
