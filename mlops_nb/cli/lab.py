@@ -268,7 +268,7 @@ def _train(
         say(", ".join(row))
     return None
 
-
+# %% ../../nbs/92_cli.lab.ipynb #monitor-command
 @lab.command()
 def monitor(
     folder: Dir,

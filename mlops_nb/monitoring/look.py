@@ -286,7 +286,7 @@ def _kpi(
             )
     return None
 
-
+# %% ../../nbs/59_monitoring.look.ipynb #controlled
 def _controlled(
     policy: Policy,
     figures: Sequence[dict[str, float | None]],  # Of all windows

@@ -275,7 +275,7 @@ class Retrained:
         known = {k: doc[k] for k in cls.__dataclass_fields__ if k in doc}
         return cls(**{**known, "delta": Fact.from_dict(doc["delta"]) if doc.get("delta") else None})
 
-
+# %% ../../nbs/58_monitoring.retraining.ipynb #entries
 @dataclass(frozen=True)
 class Register:
     "The retrainings of a workspace, the oldest first."

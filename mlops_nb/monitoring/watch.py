@@ -219,7 +219,7 @@ class Watched:
     def _repr_html_(self) -> str:
         return self.look._repr_html_() + alert_table(self.board.open.values()).html()
 
-
+# %% ../../nbs/59a_monitoring.watch.ipynb #lines
 def _lines(
     found: Watched,
     lang: str,
@@ -252,7 +252,7 @@ def _proposed(
         return proposal
     return Message("retrain.proposed", {"windows": ", ".join(proposal.windows)})
 
-
+# %% ../../nbs/59a_monitoring.watch.ipynb #alone
 @contextmanager
 def _alone(
     ws: Workspace,

@@ -238,7 +238,7 @@ def _against_champion(
     difference = Fact(f"register.delta/{id}", delta, low=low, high=high, method="bootstrap-paired", source=source)
     return Fact(f"register.metric/{id}", None, source=source), difference
 
-
+# %% ../../nbs/76c_reporting.registers.ipynb #measured
 def _measured(
     m: Material,
     metric: str,
