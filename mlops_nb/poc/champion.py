@@ -16,10 +16,10 @@ from ..core.errors import InputError
 from ..core.facts import Fact
 from ..core.messages import Message
 from .evaluation import counted_rows, gain
-from .metrics import Answers, Metric
+from .metrics import Answers, Metric, answered
 from .stability import pseudo_values
 from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, Verdict, judge
-from ..stats.intervals import LEVEL, Interval, t_quantile, to_fact
+from ..stats.intervals import LEVEL, Interval, mean, t_quantile, to_fact
 from ..stats.planning import scaled_rows
 
 # %% auto #0
@@ -29,6 +29,17 @@ __all__ = ['FEWEST', 'FEWEST_BY_BLOCKS', 'advantage', 'Compared', 'judge_champio
 FEWEST = 10  # rows, as the metric counts them, below which two models are not compared
 FEWEST_BY_BLOCKS = 30  # the same where pseudo-values tell the error: a row for each block at least
 _PAIRED = ("roc_auc", "accuracy")  # metrics with a paired interval of their own
+
+
+def _by_answers(
+    a: Answers,
+    b: Answers,
+    level: float,
+) -> Interval:
+    "Difference of two shares of right answers on the same rows."
+    apart = (answered(a) == a.truth).astype(np.float64) - (answered(b) == b.truth)
+    value, around = float(apart.mean()), mean(np.append(apart, [1.0, -1.0]), level)
+    return Interval(value, min(around.low, value), max(around.high, value), level, "t-paired", len(a))
 
 
 def _by_blocks(
@@ -57,6 +68,8 @@ def advantage(
     need = FEWEST if paired else FEWEST_BY_BLOCKS
     if counted < need:
         raise InputError(f"{counted} rows count, at least {need} are needed", where="champion")
+    if metric.name == "accuracy":
+        return _by_answers(a, b, level)
     return gain(metric, a, b, level) if paired else _by_blocks(metric, a, b, level)
 
 # %% ../../nbs/25d_poc.champion.ipynb #judge
