@@ -88,7 +88,10 @@ def performance_section(
 ) -> Piece:
     "The promised metric and everything beside it."
     w = Writer(m.lang)
-    own, facts = criterion_of(m, "performance"), _facts_of(m, "performance", ("performance.", "naive."))[:_MOST_ROWS]
+    own, facts = (
+        criterion_of(m, "performance"),
+        _without_segments(_facts_of(m, "performance", ("performance.", "naive."))),
+    )
     metric = facts[0].id.partition(".")[2].partition("/")[0] if facts else ""
     same = [
         f
@@ -103,6 +106,13 @@ def performance_section(
     ]
     tables += [fact_table(w, w.label("performance.runs"), runs)] if runs else []
     return section(w, "criterion-performance", _said(m, w, own), drawn, *tables, _confusion(m, w))
+
+
+def _without_segments(
+    facts: Sequence[Fact],
+) -> tuple[Fact, ...]:
+    "What is said of all rows; weak segments have a section of their own."
+    return tuple(f for f in facts if not f.id.startswith("segment."))[:_MOST_ROWS]
 
 
 def _is_metric(

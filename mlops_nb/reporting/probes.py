@@ -15,7 +15,7 @@ from ..core.messages import catalogue
 from .criteria import figure_of
 from .figures import bar_svg, dots_of, figure
 from .material import Material
-from .page import DASH, Piece, Writer, fact_table, section, table
+from .page import DASH, Piece, Writer, code, fact_table, section, table
 
 # %% auto #0
 __all__ = ['segments_section', 'robustness_section', 'importance_section', 'learning_section']
@@ -34,7 +34,7 @@ def _segment_row(
     apart = Fact(f"segment.worse/{name}", row["worse_by_at_least"], source=source)
     shown = here or Fact(f"segment.value/{name}", row["value"], source=source)
     value = Markup("{}<small>{}</small>").format(w.fact(shown), w.fact(shown, "interval")) if here else w.fact(shown)
-    return Markup("<q>{}</q>").format(name), w.fact(rows), value, w.fact(elsewhere), w.fact(apart)
+    return code(name), w.fact(rows), value, w.fact(elsewhere), w.fact(apart)
 
 
 def segments_section(
@@ -90,7 +90,7 @@ def _importance_row(
 ) -> tuple[str, ...]:
     "One input."
     lost = Markup("{}<small>{}</small>").format(w.fact(permuted), w.fact(permuted, "interval")) if permuted else DASH
-    return Markup("<q>{}</q>").format(name), w.fact(shap) if shap else DASH, lost
+    return code(name), w.fact(shap) if shap else DASH, lost
 
 
 def importance_section(
