@@ -143,15 +143,26 @@ def _false(
     seed: int,
 ) -> Iterator[Claim]:
     "Whole rollouts without difference, champion error 1 %; most of them by the default policy."
-    plain, wide, few, topic = RolloutPolicy(margin=1.0), RolloutPolicy(margin=1.6), runs // 5 + 1, "false rollbacks"
-    for case, world, policy, n, low, high in (
-        ("independent", World(), None, runs, 0.0, 0.05),
-        ("sticky, 2,000 units a side, correlation 0.1", STICKY, None, runs, 0.0, 0.05),
-        ("sticky, without a margin: the plain test fails", STICKY, plain, few, 0.05, 1.0),
-        ("sticky, 500 units a side, margin 1.6", replace(STICKY, units=500), wide, few, 0.0, 0.05),
-        ("independent, without a margin", World(), plain, few, 0.0, 0.05),
+    hours = RolloutPolicy(hold_s=3600)
+    plain, wide = _plain(RolloutPolicy()), RolloutPolicy(margin=1.6)
+    few, fewer = runs // 5 + 1, runs // 10 + 1
+    for case, world, policy, n, low, high, tick_s in (
+        ("independent", World(), None, runs, 0.0, 0.05, 4.0),
+        ("sticky, 2,000 units a side, correlation 0.1", STICKY, None, runs, 0.0, 0.05, 4.0),
+        ("sticky, 500 units a side, margin 1.6", replace(STICKY, units=500), wide, few, 0.0, 0.05, 4.0),
+        ("independent, without a margin", World(), plain, few, 0.0, 0.05, 4.0),
+        ("sticky, five hours", STICKY, hours, fewer, 0.0, 0.05, 20.0),
+        ("sticky, five hours, no margin: the plain test fails", STICKY, _plain(hours), fewer, 0.05, 1.0, 20.0),
     ):
-        yield Claim(topic, case, low, high, share_of(simulate_rollouts(world, n, seed, policy, tick_s=4.0)), n)
+        ended = simulate_rollouts(world, n, seed, policy, 1e6, tick_s)
+        yield Claim("false rollbacks", case, low, high, share_of(ended), n)
+
+
+def _plain(
+    policy: RolloutPolicy,
+) -> RolloutPolicy:
+    "The same without a margin."
+    return policy.model_copy(update={"margin": 1.0})
 
 # %% ../../nbs/47d_trial.canarysims.ipynb #delay
 def _delay(
