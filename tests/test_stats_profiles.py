@@ -186,3 +186,14 @@ def test_profiles_that_do_not_fit_are_not_added() -> None:
         a.merge(b)
     with pytest.raises(InputError, match="columns of different lengths"):
         a.count({"x": np.zeros(2, np.float32), "c": np.array(["a"], object)})
+
+
+def test_buckets_of_another_number_are_refused(tmp_path: Path) -> None:
+    many = build_profile({"c": {f"level {i:06}": 3 for i in range(9_000)}}, Columns((Column("c", "category"),)))
+    many.save(tmp_path / "p")
+    assert same(Profile.load(tmp_path / "p"), many)
+    file = tmp_path / "p" / "profile.json"
+    first = " ".join(file.read_text().partition('"buckets": "')[2].split()[:2])
+    file.write_text(file.read_text().replace(f'"buckets": "{first}', f'"buckets": "{first.split()[0]}', 1))
+    with pytest.raises(InputError, match="not a reference profile: 511 buckets"):
+        Profile.load(tmp_path / "p")

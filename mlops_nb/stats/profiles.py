@@ -572,6 +572,8 @@ def _read_column(
     "One column from its header and its counts."
     if "levels" in header:
         buckets = tuple(int(n) for n in header.get("buckets", "").split())
+        if len(buckets) not in (0, BUCKETS):
+            raise ValueError(f"{len(buckets)} buckets of levels")
         return LevelProfile(dict(header["levels"]), header["rest"], header["nulls"], header["kind"], buckets)
     known = {key: header[key] for key in ("valued", "nulls", "exact", "low", "high", "kind")}
     return NumberProfile(rows["cut"].copy(), rows["upto"].copy(), rows["below"].copy(), **known)
