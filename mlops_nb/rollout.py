@@ -17,7 +17,7 @@ from .core.messages import Message, label, number
 from .core.workspace import Evidence, Workspace, write_evidence
 from .ledger import EVENTS, Ledger
 from .serving.leader import read_rollout
-from .serving.moves import append_event, read_events
+from .serving.moves import read_events
 from .serving.routing import RouteFile, Routes, acknowledged
 from .trial.client import Client
 from .trial.drill import Drill, drill

@@ -16,7 +16,7 @@ from ..core.messages import Message
 from .arrivals import Arrived, Habits, Replay, repeated, skew, stale, turned_hours
 from .drift import DriftVerdict, FeatureDrift, compare_profiles
 from .faults import column_fault, has_strangers
-from .findings import ACTIONS, PIPELINE, Finding, with_ruled_out
+from .findings import PIPELINE, Finding, with_ruled_out
 from .performance import ANSWER
 from .relation import ALPHA, Judged, Relation, compare_relations
 from ..stats.intervals import Interval, t_quantile

@@ -37,7 +37,8 @@ def _spans(
     file: pq.ParquetFile,
 ) -> Iterator[list[int]]:
     "Row groups of a few batches together: until a call for batches ends, Arrow keeps all the bytes that it read for it."
-    held, rows = [], 0
+    held: list[int] = []
+    rows = 0
     for group in range(file.num_row_groups):
         held, rows = [*held, group], rows + file.metadata.row_group(group).num_rows
         if rows >= 4 * BATCH_ROWS or group == file.num_row_groups - 1:

@@ -18,7 +18,7 @@ from ..core.messages import Message
 from .evaluation import counted_rows, gain
 from .metrics import Answers, Metric, answered
 from .stability import pseudo_values
-from .verdict import CONDITIONAL, GO, NO_GO, NOT_ASSESSED, Verdict, judge
+from .verdict import CONDITIONAL, GO, NOT_ASSESSED, Verdict, judge
 from ..stats.intervals import LEVEL, Interval, mean, t_quantile, to_fact
 from ..stats.planning import scaled_rows
 

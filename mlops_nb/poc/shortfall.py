@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 from ..core.facts import Fact
 from ..core.messages import Message
-from .metrics import METRICS, Metric
+from .metrics import Metric
 from ..stats.intervals import normal_quantile
 
 # %% auto #0

@@ -20,7 +20,7 @@ from .cost import CostModel
 from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt, count, deliver
 
 # %% auto #0
-__all__ = ['Finished', 'SLACK', 'DOUBT_S', 'BACKLOG_S', 'REST_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
+__all__ = ['Finished', 'SLACK', 'BACKLOG_S', 'REST_S', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
            'Executor', 'timed', 'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
@@ -220,6 +220,7 @@ def timed(
 
 # %% ../../nbs/41_serving.batching.ipynb #admission
 SLACK = 1.1  # estimates may be a tenth too low: who is let in is answered in time
+BACKLOG_S, REST_S = 0.05, 0.01  # who waits this long may be read so much later
 DOUBT_S = 2.0  # after so long without a batch, what was learnt may be out of date
 
 
@@ -261,6 +262,13 @@ class Admission:
         batches, rest_s = divmod(left, cost.seconds(full))
         return int(min(batches * full + min(cost.rows_within(rest_s), full), 1e9))
 
+    def rest(self) -> float:  # Seconds
+        "In a backlog, let requests gather while a batch runs: read one by one, each would take the core from it."
+        backlog, begin = self.backlog_s(), time.monotonic()
+        if backlog >= BACKLOG_S:
+            self._executor.rest(min(REST_S, backlog / 10))
+        return time.monotonic() - begin
+
 # %% ../../nbs/41_serving.batching.ipynb #sweeper
 class Sweeper:
     "Calls back every so often, for as long as the callback says so."
@@ -280,7 +288,6 @@ class Sweeper:
             self.start()
 
 # %% ../../nbs/41_serving.batching.ipynb #on-batch
-BACKLOG_S, REST_S = 0.05, 0.01  # who waits this long may be read so much later
 OnBatch = Callable[[list[Outcome], float, Exception | None], None]  # outcomes, seconds, the model's fault
 
 # %% ../../nbs/41_serving.batching.ipynb #batcher
@@ -300,7 +307,7 @@ class Batcher:
         self._queue, self._on_batch = Queue(), on_batch
         self._executor = Executor(run, self.limits, self._finished, name, self.counts)
         self._admission = Admission(cost, self.limits, self._queue, self._executor, self.counts)
-        self.backlog_s, self.room = self._admission.backlog_s, self._admission.room
+        self.backlog_s, self.room, self.rest = self._admission.backlog_s, self._admission.room, self._admission.rest
         self._sweeper, self._scheduled, self._closing = Sweeper(self.limits.sweep_s, self._tick), False, False
 
     def submit(
@@ -316,13 +323,6 @@ class Batcher:
         self._queue.push(job := Job(rows, n, self._admission.check(n, now, deadline), future, now))
         self._schedule()
         return job
-
-    def rest(self) -> float:  # Seconds
-        "In a backlog, let requests gather while a batch runs: read one by one, each would take the core from it."
-        backlog, begin = self.backlog_s(), time.monotonic()
-        if backlog >= BACKLOG_S:
-            self._executor.rest(min(REST_S, backlog / 10))
-        return time.monotonic() - begin
 
     def _schedule(self) -> None:
         if not self._scheduled and self._executor.running is None:

@@ -12,7 +12,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
-from .governing import add_admin, needs, refusals
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -20,6 +19,7 @@ from .. import __version__
 from ..core.errors import MlopsError, Unverifiable
 from .engine import Engine, now_us
 from .gateway import HttpError
+from .governing import add_admin, needs, refusals
 from .hot import current, resident
 from .http import refused
 from .log import Outcome

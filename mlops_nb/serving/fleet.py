@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import filelock
-from .sides import Scale, scale_of
 
 from ..bundle.format import load_bundle
 from ..core.errors import MlopsError
@@ -25,6 +24,7 @@ from .dedup import Saved
 from .routing import Arm, RouteFile, Routes, acknowledge, choose, first_routes
 from .runtime import Watchdog
 from .scoring import GraphScorer
+from .sides import Scale, scale_of
 from .version import Graphs, OnBatch, Version, load_graphs, make_version
 
 # %% auto #0

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bundle.release import released
-
 from ..bundle.format import Bundle, load_bundle
+from ..bundle.release import released
 from ..core.settings import Settings
 from .batching import Batcher, Limits
 from .breaker import Breaker, Tolerance
