@@ -18,7 +18,7 @@ from mlops_nb.refactor.source import read_source
 from tests.conftest import BIN
 from tests.refactor_cases import CSV, MOVED, REFUSED, Case, write_notebook
 
-QUICK = {"messy", "cross_validation", "functions"}
+QUICK = {"cross_validation"}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 NOTEBOOK = """
 import json, sys
@@ -98,7 +98,7 @@ def test_every_module_passes_ruff_and_mypy(tmp_path: Path) -> None:
 
 
 def test_refactoring_again_changes_nothing(tmp_path: Path) -> None:
-    check_stable(next(c for c in MOVED if c.name == "messy"), tmp_path)
+    check_stable(next(c for c in MOVED if c.name == "cross_validation"), tmp_path)
 
 
 @pytest.mark.slow
@@ -125,6 +125,7 @@ def test_what_cannot_move_is_refused_with_its_place(case: Case, message: str, tm
     assert not (tmp_path / "src").exists()
 
 
+@pytest.mark.slow
 def test_golden_values_are_measured_and_hold(tmp_path: Path) -> None:
     write_data(tmp_path)
     case = next(c for c in MOVED if c.name == "papermill")

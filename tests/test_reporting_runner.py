@@ -24,6 +24,7 @@ from mlops_nb.reporting.verification import verify_report
 from tests.conftest import BIN
 from tests.reporting_workspace import AS_OF, full_workspace
 
+pytestmark = pytest.mark.xdist_group("reports")  # one worker makes the pages for all
 MEGABYTE = 1_000_000
 
 

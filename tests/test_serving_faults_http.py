@@ -39,7 +39,7 @@ def serves_on(server: Running) -> Iterator[None]:
     yield
     assert right(server.client.post("/predict", content=GOOD).content)
     until(lambda: open_files(server) <= files + 1)
-    assert resident_mib(server.process.pid) < before + 48
+    assert resident_mib(server.process.pid) < before + 80
 
 
 def open_files(server: Running) -> int:
