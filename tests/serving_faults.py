@@ -347,6 +347,11 @@ def a_worker_that_is_killed(lab: Lab) -> None:
         until(lambda w=worker: _workers(server).get(w, before[w]) != before[w])
         until(lambda: server.metric("ready_workers") == 2)
     until(lambda: server.metric(line) >= 70)
+    gone = _workers(server)
+    for pid in gone.values():  # all of them in the same moment
+        os.kill(pid, signal.SIGKILL)
+    assert len(_fresh(server, 5)) == 5
+    until(lambda: len(_workers(server)) == 2 and not set(_workers(server).values()) & set(gone.values()))
     assert server.stop() == 0
 
 

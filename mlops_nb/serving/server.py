@@ -321,7 +321,7 @@ class Supervisor:
         signal.signal(signal.SIGINT, self.stop)
         for worker in range(self._workers):
             self._spawn(worker)
-        while any(child.poll() is None for child in self._children.values()):
+        while not self._stopping or any(child.poll() is None for child in self._children.values()):
             if (code := self._tend()) and not self._stopping:
                 self.stop(signal.SIGTERM, None)
                 self._wait()
