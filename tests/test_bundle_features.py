@@ -41,7 +41,7 @@ def derive_columns(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 @given(
-    x=hnp.arrays(np.float32, 7, elements=st.floats(width=32, allow_nan=True)),
+    x=hnp.arrays(np.float32, 7, elements=st.floats(width=32, allow_nan=True, allow_infinity=False)),
     names=st.lists(st.text(max_size=5), min_size=7, max_size=7),
 )
 def test_a_row_at_a_time(x: Any, names: list[str]) -> None:

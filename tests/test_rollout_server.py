@@ -49,7 +49,9 @@ def shared(bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def server(shared: Running, bundles: dict[str, Path]) -> Running:
     "The shared server, everything on the champion and nothing told yet."
-    post(shared, "promote", bundle=str(bundles["champion"])).raise_for_status()
+    until(
+        lambda: post(shared, "promote", bundle=str(bundles["champion"])).status_code == 200
+    )  # a move may be under way
     until(lambda: rollout(shared).get("state") != "running")
     (shared.state_dir / "events.jsonl").unlink()
     return shared

@@ -195,7 +195,7 @@ def test_a_script_is_inspected(base: Environment, tmp_path: Path) -> None:
     script.write_text("import pandas as pd\n\nframe = pd.read_csv('/home/me/private.csv')\nprint(frame.shape)\n")
     found = base.cli("inspect", script, "--json", cwd=tmp_path)
     assert found.returncode == 1, found.stderr
-    assert {f["line"] for f in json.loads(found.stdout)["findings"]} == {3}
+    assert {f["line"] for f in json.loads(found.stdout)["findings"] if f["rule"] != "unpinned-import"} == {3}
     script.write_text("print('hello')\n")
     assert base.cli("inspect", script, cwd=tmp_path).returncode == 0
 

@@ -14,7 +14,7 @@ import typer
 from .common import say, say_json
 from .lab import AsJson, check_lang, show_facts, stage_of
 from ..core.errors import InputError, require
-from ..core.workspace import Evidence, open_workspace, stage_evidence
+from ..core.workspace import Evidence, Workspace, open_workspace, stage_evidence
 
 # %% auto #0
 __all__ = ['model', 'inspect', 'refactor', 'export', 'score', 'annex', 'approve']
@@ -86,6 +86,10 @@ def export(
     sign: Annotated[str, typer.Option(help="Sign it with this person's key.")] = "",
     role: Annotated[str, typer.Option(help="The signer's role, as in approvers.toml.")] = "",
     pack: Annotated[bool, typer.Option("--pack", help="Write it as one file, NAME-ID12.mlb, too.")] = False,
+    lighter: Annotated[
+        str,
+        typer.Option(help="What answers under overload: auto, quantise, distil or baseline; default: the charter's."),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """The candidate bundle with its parity proof; or a bundle around an ONNX model; signed and packed on request.
@@ -102,8 +106,7 @@ def export(
         )
     if not (folder / "manifest.json").exists():
         require("skl2onnx", "lab")
-        ws = stage_of(folder, "export")
-        show_facts(ws, "export", as_json)
+        ws = _candidate(folder, lighter, as_json)
         folder = ws.root / stage_evidence(ws, "export").data["candidate"]["path"]
     elif not (sign or pack or out):
         raise InputError("a bundle is exported already", where=str(folder), fix="add --pack or --sign NAME")
@@ -112,6 +115,27 @@ def export(
     return None
 
 # %% ../../nbs/93_cli.model.ipynb #export-parts
+def _candidate(
+    folder: Path,
+    lighter: str,
+    as_json: bool,
+) -> Workspace:
+    "Make the candidate of a workspace, and say which lighter model it carries and why."
+    from mlops_nb.bundle.lighter import MAKERS
+    from mlops_nb.core.messages import Message
+
+    if lighter and lighter not in MAKERS:
+        raise InputError(f"unknown kind '{lighter}'", where="--lighter", fix=f"use {', '.join(MAKERS)}")
+    ws = stage_of(folder, "export", **({"lighter": lighter} if lighter else {}))
+    show_facts(ws, "export", as_json)
+    if not as_json:
+        told = stage_evidence(ws, "export").data["lighter"]
+        for tried in (t for t in told["tried"] if t["refused"]):
+            say(f"  {tried['name']}: {Message.from_dict(tried['refused'])}")
+        say(str(Message.from_dict(told["reason"])))
+    return ws
+
+
 def _handed_over(
     folder: Path,  # A bundle
     out: Path | str,
