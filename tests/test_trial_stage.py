@@ -46,9 +46,10 @@ def test_no_label_is_read_and_every_number_has_its_sample() -> None:
     p99 = evidence.fact("latency.p99")
     assert (p99.value, p99.n, p99.threshold) == (
         pytest.approx(quantile(evidence.data["latency_ms"], 0.99).value, abs=1e-3),
-        300,
+        len(evidence.data["latency_ms"]),
         200,
     )
+    assert len(evidence.data["latency_ms"]) >= 299  # the fewest that bound a 99th percentile
     assert p99.high is not None
     assert evidence.fact("integration.pass_rate").value == 1.0, evidence.data["checks"]
     assert evidence.fact("rollback.failed_requests").value == 0
