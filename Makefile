@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/pytest -n 2 --dist loadgroup
 
-.PHONY: run test coverage test-all sims bench soak lab docs check lock readme export sync lint types notebooks clean
+.PHONY: run test coverage explore test-all sims bench soak lab docs check lock readme export sync lint types notebooks clean
 
 run: $(READY)  ## the main job on the churn example
 	@test -f $(WORKSPACE)/charter.toml || $(BIN)/mlops-nb init $(WORKSPACE) --example churn
@@ -24,6 +24,9 @@ test: sync lint types notebooks  ## at most 10 minutes on two cores
 
 coverage: $(READY)  ## the tests of `make test` once more, with the lines they reach; tracing costs them half their time again
 	$(PYTEST) -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+explore: $(READY)  ## the property tests on examples nobody has seen
+	HYPOTHESIS_PROFILE=explore $(PYTEST) -m hypothesis
 
 test-all: $(READY)  ## the long tests: kill matrix, other tables, wheel, browser, faults
 	$(PYTEST) -m slow --durations=20

@@ -30,7 +30,8 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
     def __init__(self, *args: Any, bounds: Bounds | None = None, **more: Any) -> None:
         super().__init__(*args, **more)
         self._bounds = bounds or Bounds()
-        self._in_head, self._read_bytes = False, 0
+        self._inside = self._in_head = False  # the parser is within a request, within its head
+        self._begun = self._read_bytes = 0  # requests that began in this read; bytes of the last of them
         self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -40,8 +41,10 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         "Feed the parser, and look at how much that was."
+        apart, self._begun = not self._inside, 0
         super().data_received(data)
-        self._read_bytes += len(data)
+        if self._begun == 0 or (self._begun == 1 and apart):  # else the last request's share of the read is unknown
+            self._read_bytes += len(data)
         if self._in_head and self._read_bytes > self._bounds.head_bytes:
             self._end(431)
         elif self._read_bytes > self._bounds.message_bytes:
@@ -51,7 +54,8 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_message_begin(self) -> None:
         "The parser enters a head."
-        self._in_head, self._read_bytes = True, 0
+        self._inside = self._in_head = True
+        self._begun, self._read_bytes = self._begun + 1, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -59,6 +63,11 @@ class Guarded(HttpToolsProtocol):  # type: ignore[misc]
         self._in_head = False
         self.reassure()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        "The parser leaves the request."
+        self._inside = False
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         "The client has left."

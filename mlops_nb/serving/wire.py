@@ -40,18 +40,8 @@ class Connection(Guarded):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._ticket: Ticket | None = None  # being answered the short way
-        self._inside = self._ending = False  # the parser is within a request; close after the answer
+        self._ending = False  # close after the answer
         self._spoke = 0.0  # when the last answer went out the short way
-
-    def on_message_begin(self) -> None:
-        "The parser enters a request."
-        self._inside = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        "The parser leaves it."
-        self._inside = False
-        super().on_message_complete()
 
     def between_requests(self) -> bool:
         "Whether the next byte begins a request, and nothing is being answered."
