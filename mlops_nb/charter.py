@@ -23,8 +23,8 @@ from .ledger import Ledger, actor_name
 # %% auto #0
 __all__ = ['Problem', 'Data', 'Performance', 'DataQuality', 'Reproducibility', 'Latency', 'Integration', 'Fairness', 'Security',
            'Rollback', 'Criteria', 'Business', 'CostItem', 'Costs', 'Deployment', 'Lighter', 'OperatingPoint',
-           'Champion', 'Charter', 'parse_charter', 'load_charter', 'Frozen', 'write_frozen', 'freeze_file',
-           'load_frozen', 'changed_keys', 'frozen_terms', 'record_freeze', 'freeze', 'is_current']
+           'Champion', 'Retirement', 'Charter', 'parse_charter', 'load_charter', 'Frozen', 'write_frozen',
+           'freeze_file', 'load_frozen', 'changed_keys', 'frozen_terms', 'record_freeze', 'freeze', 'is_current']
 
 # %% ../nbs/09_charter.ipynb #strict
 class _Part(BaseModel):
@@ -219,6 +219,14 @@ class Champion(_Part):
     margin: float = Field(default=0.01, gt=0)  # of the promised metric; of its threshold, for an error without bounds
     segments: tuple[str, ...] = ()  # columns within which they are compared too; empty: the fairness subgroups
 
+# %% ../nbs/09_charter.ipynb #retirement
+class Retirement(_Part):
+    "What becomes of logs and data when the model is decommissioned."
+
+    logs: Literal["keep", "erase"] = "keep"  # predictions and outcomes
+    data: Literal["keep", "erase"] = "keep"  # tables, splits, and their copies in the cache
+    keep_months: int = Field(default=6, ge=0, le=240)  # from the first step of the retirement on
+
 # %% ../nbs/09_charter.ipynb #charter
 class Charter(_Part):
     "The promises of one model."
@@ -234,6 +242,7 @@ class Charter(_Part):
     lighter: Lighter = Lighter()
     operating_point: OperatingPoint = OperatingPoint()
     champion: Champion = Champion()
+    retirement: Retirement = Retirement()
     expiry_months: int = Field(default=6, ge=1, le=36)
 
     @property
@@ -257,7 +266,9 @@ def load_charter(
     return parse_charter(read_toml(path, fix="run 'mlops-nb init' first"), Path(path).name)
 
 # %% ../nbs/09_charter.ipynb #frozen
-_ADDED = frozenset({"deployment", "lighter", "operating_point", "champion"})  # sections younger than the frozen form
+_ADDED = frozenset(
+    {"deployment", "lighter", "operating_point", "champion", "retirement"}
+)  # sections younger than the frozen form
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ EVENTS = frozenset(
         "report.published",
         "report.failed",
         "roi.decided",
+        "retirement.step",
         "model.retired",
         "ledger.repaired",
     }

@@ -30,8 +30,9 @@ from .poc.tracking import Run, quiet_mlflow, track, tracking_uri
 from .poc.verification import verify_decision
 
 # %% auto #0
-__all__ = ['STAGING', 'STAGES', 'ROLES', 'Version', 'versions_table', 'registered', 'on_stage', 'accepted', 'mlflow_feeds',
-           'register', 'check_gate', 'stage_of', 'find_version', 'move', 'check_role', 'follow_routes']
+__all__ = ['STAGING', 'STAGES', 'ROLES', 'ARCHIVED', 'Version', 'versions_table', 'registered', 'on_stage', 'accepted',
+           'mlflow_feeds', 'register', 'check_gate', 'stage_of', 'find_version', 'move', 'archive', 'check_role',
+           'follow_routes']
 
 # %% ../nbs/49_registry.ipynb #version
 STAGING = "staging"
@@ -225,6 +226,8 @@ def register(
         number = known.get(bundle.id)
         if number is None:
             number = _make_version(client, name, _enter_bundle(ws, bundle, tags), tags)
+        elif client.get_model_version(name, number).tags.get(_STAGE) == ARCHIVED:
+            raise Refused("it was archived: the model is retired", where=bundle.version)
         for key, value in tags.items():
             client.set_model_version_tag(name, number, key, value)
         client.set_registered_model_alias(name, STAGING, number)
@@ -233,6 +236,7 @@ def register(
 # %% ../nbs/49_registry.ipynb #stages
 STAGES = ("staging", "qa", "production")
 ROLES = ("champion", "challenger", "shadow")
+ARCHIVED = "archived"
 _STAGE = "stage"
 
 
@@ -271,7 +275,7 @@ def _tagged(
 def stage_of(
     ws: Workspace,
     version: Version,
-) -> str:  # staging, qa or production
+) -> str:  # staging, qa, production or archived
     "The stage a version has reached."
     with quiet_mlflow() as mlflow:
         return _tagged(mlflow.MlflowClient(tracking_uri(ws)), version)
@@ -304,7 +308,7 @@ def move(
         raise InputError(f"no stage '{stage}'", where="registry", fix=f"use {' or '.join(STAGES[1:])}")
     version = find_version(ws, bundle_id)
     before = stage_of(ws, version)
-    if STAGES.index(stage) > STAGES.index(before) + 1:
+    if STAGES.index(stage) > _place(version, before) + 1:
         raise Refused(f"it is in {before}: {stage} comes after qa", where=version.bundle_id[:12])
     check_gate(ws, version.bundle_id, stage, today)
     with quiet_mlflow() as mlflow:
@@ -321,6 +325,34 @@ def move(
     Ledger(ws.ledger_file).append("version.moved", version.bundle_id, told, actor)
     return moved
 
+# %% ../nbs/49_registry.ipynb #archive
+def _place(
+    version: Version,
+    stage: str,
+) -> int:
+    "Where a stage stands among STAGES; raises `Refused` for an archived version."
+    if stage == ARCHIVED:
+        raise Refused("it was archived: the model is retired", where=version.bundle_id[:12])
+    return STAGES.index(stage)
+
+
+def archive(
+    ws: Workspace,
+    but: str = "",  # First digits of a bundle that stays
+    actor: str = "",
+) -> tuple[Version, ...]:  # As they were
+    "Archive the versions of a workspace's model, once; runs and bundles stay."
+    gone = tuple(v for v in registered(ws) if not (but and v.bundle_id.startswith(but)))
+    with quiet_mlflow() as mlflow:
+        client = mlflow.MlflowClient(tracking_uri(ws))
+        for v in gone:
+            client.set_model_version_tag(v.name, v.version, _STAGE, ARCHIVED)
+            for alias in v.aliases:
+                client.delete_registered_model_alias(v.name, alias)
+    for v in gone:
+        Ledger(ws.ledger_file).append("version.moved", v.bundle_id, {"to": ARCHIVED, "version": v.version}, actor)
+    return gone
+
 # %% ../nbs/49_registry.ipynb #roles
 def check_role(
     ws: Workspace,
@@ -329,7 +361,7 @@ def check_role(
 ) -> None:
     "Raise `Refused` when a version's stage does not allow a role."
     least = "qa" if role == "shadow" else "production"
-    if STAGES.index(has := stage_of(ws, version)) < STAGES.index(least):
+    if _place(version, has := stage_of(ws, version)) < STAGES.index(least):
         fix = f"move it first: mlops-nb rollout promote {ws.root.name} --to {least}"
         raise Refused(f"it is in {has}, a {role} comes from {least}", where=version.bundle_id[:12], fix=fix)
 

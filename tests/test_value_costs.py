@@ -16,7 +16,6 @@ from mlops_nb.value.costs import (
     cost_table,
     plan,
     read_costs,
-    savings,
 )
 
 HEAD = "month,item,amount,currency,basis\n"
@@ -93,7 +92,3 @@ def test_a_plan_keeps_the_basis_of_each_line() -> None:
 def test_a_cell_of_the_table_cannot_carry_markup() -> None:
     table = CostTable("EUR", (Cost("2026-01", "<script>alert(1)</script>", 1.0, "EUR"),))
     assert "<script>" not in cost_table(table).html()
-
-
-def test_nothing_to_save_gives_no_advice() -> None:
-    assert savings(100.0) == ()

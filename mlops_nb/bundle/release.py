@@ -102,6 +102,20 @@ def makers(
     }
     return told | ({bundle.signed.name} if bundle.signed else set())
 
+# %% ../../nbs/36b_bundle.release.ipynb #in-service
+def _check_in_service(
+    folder: Path,
+    bundle: Bundle,
+) -> None:
+    "Raise `Refused` for a model that was archived or retired."
+    ledger = folder / "ledger.jsonl"
+    entries = Ledger(ledger).entries() if ledger.is_file() else ()
+    ends = [
+        e for e in entries if e.subject == bundle.id and (e.event == "model.retired" or e.data.get("to") == "archived")
+    ]
+    if ends:
+        raise Refused(f"it was retired on {ends[-1].time[:10]}", where=bundle.name)
+
 # %% ../../nbs/36b_bundle.release.ipynb #release
 @dataclass(frozen=True)
 class Release:
@@ -118,8 +132,9 @@ def require_release(
     folder: str | Path = "",  # Of decision.json and approvals/; empty: the workspace the bundle stands in
     today: date | None = None,
 ) -> Release:
-    "The decision and the approvals of a bundle; raises `Refused` when they do not let it serve."
+    "The decision and the approvals of a bundle; raises `Refused` when they do not let it serve, or it was retired."
     home = Path(folder) if folder else bundle.path.resolve().parent.parent
+    _check_in_service(home, bundle)
     decision = _read(home)
     check_decision(decision, bundle.id, today or datetime.now(UTC).date())
     known, made = {(p.name, p.role, p.public_key) for p in people}, makers(home, bundle)

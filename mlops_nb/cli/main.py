@@ -19,6 +19,7 @@ from .reports import report_app
 from .rollout import rollout_app, traffic_app
 from .service import keys_app, service
 from .tables import tables
+from .value import kpi_app, value_app
 from ..core.processes import watch_run
 
 # %% auto #0
@@ -32,12 +33,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From a notebook to a decision that can be defended, then to a service that can be trusted.",
 )
-for _part in (lab, model, tables, service, traffic_app):
+for _part in (lab, model, tables, value_app, service, traffic_app):
     app.registered_commands += _part.registered_commands
 app.add_typer(charter_app, name="charter")
 app.add_typer(report_app, name="report")
 app.add_typer(keys_app, name="keys")
 app.add_typer(rollout_app, name="rollout")
+app.add_typer(kpi_app, name="kpi")
 
 
 def _version(

@@ -18,8 +18,8 @@ from ..core.errors import InputError, require
 from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
-__all__ = ['report_app', 'Given', 'Now', 'parameter', 'audit', 'drift', 'roi', 'due', 'snippet', 'diff', 'pdf', 'portfolio',
-           'index']
+__all__ = ['report_app', 'Given', 'Now', 'parameter', 'audit', 'drift', 'roi', 'clock', 'due', 'snippet', 'diff', 'pdf',
+           'portfolio', 'index']
 
 # %% ../../nbs/97_cli.reports.ipynb #parameter
 report_app = typer.Typer(no_args_is_help=True, help="Reports: make, compare, schedule, print, list.")
@@ -89,7 +89,7 @@ def roi(folder: Dir, given: Given = None, lang: Lang = "") -> None:
 Now = Annotated[str, typer.Option("--now", metavar="TIME", help="Another clock, ISO 8601; default: this machine's.")]
 
 
-def _clock(
+def clock(
     text: str,
 ) -> datetime:
     "A moment as asked for, else now; raises `InputError`."
@@ -117,7 +117,7 @@ def due(
     from mlops_nb.reporting.due import exit_code, run_due
     from mlops_nb.reporting.index import write_index
 
-    ws, moment = open_workspace(folder), _clock(now)
+    ws, moment = open_workspace(folder), clock(now)
     shown = report_language(ws, check_lang(lang))
     made = run_due(ws, moment, shown, dry)
     if any(m.state == "made" for m in made):
@@ -204,7 +204,7 @@ def portfolio(
     require("markupsafe", "lab")
     from mlops_nb.reporting.portfolio import write_portfolio
 
-    say(str(write_portfolio(folders, out, check_lang(lang) or "en", _clock(now))))
+    say(str(write_portfolio(folders, out, check_lang(lang) or "en", clock(now))))
 
 
 @report_app.command()
@@ -217,4 +217,4 @@ def index(folder: Dir, lang: Lang = "", now: Now = "") -> None:
     from mlops_nb.reporting.index import write_index
 
     ws: Workspace = open_workspace(folder)
-    say(str(write_index(ws, check_lang(lang), _clock(now))))
+    say(str(write_index(ws, check_lang(lang), clock(now))))

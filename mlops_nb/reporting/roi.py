@@ -14,12 +14,14 @@ from ..core.facts import Fact
 from ..core.messages import Message
 from .figures import Dot, dots_of, figure, interval_svg
 from .material import Material
-from .page import Piece, Writer, fact_table, section, table
+from .page import Piece, Writer, bullets, code, day, fact_table, section, state_badge, table
 from .sections import front
+from ..value.retirement import Step, retirement_of
 
 # %% auto #0
 __all__ = ['TERMS', 'verdict', 'first_screen', 'reasons', 'headline_facts', 'return_section', 'projection_section', 'error_rates',
-           'costs_section', 'months_section', 'sensitivity_section', 'next_section']
+           'costs_section', 'months_section', 'savings_section', 'retirement_section', 'sensitivity_section',
+           'next_section']
 
 # %% ../../nbs/76_reporting.roi.ipynb #first-screen
 TERMS = ("roi", "interval", "basis", "ledger", "root")
@@ -185,6 +187,66 @@ def months_section(
     header = (w.label("word.window"), *(f">{w.label(f'fact.month.{k}')}" for k in ("value", "cost", "net")))
     rows = [(str(x["name"]), *(w.fact(f) for f in three.values())) for x, three in zip(windows, facts, strict=True)]
     return section(w, "months", table(w, w.label("months.caption"), header, rows, quiet=True))
+
+# %% ../../nbs/76_reporting.roi.ipynb #savings
+def _saving_row(
+    m: Material,
+    w: Writer,
+    saving: Mapping[str, Any],
+) -> tuple[str, ...]:
+    "One measure."
+    name, source = str(saving["name"]), m.source("evidence/value.json")
+    fact = m.fact(f"saving.{name}") or _money(m, f"saving.{name}", saving.get("monthly"))
+    share = Fact(f"saving.share/{name}", saving.get("share"), basis=fact.basis, source=source)
+    price = w.message(Message.from_dict(saving["price"]), f"saving.price/{name}", source)
+    worth = w.label("savings.yes" if saving.get("worth") else "savings.small")
+    return w.label(fact.key), w.fact(fact), w.fact(share), worth, price
+
+
+def savings_section(
+    m: Material,
+) -> Piece:
+    "Where it could cost less."
+    w, source = Writer(m.lang), m.source("evidence/value.json")
+    told: Mapping[str, Any] = _data(m).get("savings") or {}
+    rows = [_saving_row(m, w, s) for s in told.get("found", ())]
+    header = ("measure", ">monthly", ">share", "worth", "price")
+    names = tuple(f"{'>' if h.startswith('>') else ''}{w.label(f'savings.{h.removeprefix(chr(62))}')}" for h in header)
+    shown = table(w, w.label("section.savings"), names, rows, str(w.text("savings.none")), quiet=True)
+    unknown = [
+        w.message(Message.from_dict(u), f"saving.unknown/{n}", source) for n, u in enumerate(told.get("unknown", ()))
+    ]
+    return section(w, "savings", shown, bullets(unknown) if unknown else Markup(""))
+
+# %% ../../nbs/76_reporting.roi.ipynb #retirement
+def _step_row(
+    m: Material,
+    w: Writer,
+    step: Step,
+) -> tuple[str, ...]:
+    "One step of the checklist."
+    state = "ok" if step.done else "open"
+    said = w.message(step.said, f"retire/{step.name}", m.source("ledger.jsonl"))
+    name = w.label(f"retire.step.{step.name}")
+    return name, state_badge(state, w.label(f"retire.state.{state}")), said, day(step.time), step.actor or "–"
+
+
+def retirement_section(
+    m: Material,
+) -> Piece:
+    "The decommissioning checklist, as the ledger tells it."
+    w, found = Writer(m.lang), retirement_of(m.record.entries)
+    if found is None:
+        due = _data(m).get("decision") == "decommission"
+        said = w.text("retirement.due", command=code("mlops-nb retire")) if due else w.text("retirement.none")
+        return section(w, "retirement", Markup('<p class="said">{}</p>').format(said))
+    names = tuple(w.label(f"retire.column.{c}") for c in ("step", "state", "said", "day", "actor"))
+    rows = [_step_row(m, w, s) for s in found.steps]
+    words = {"day": day(found.retired or found.begun), "bundle": code(found.bundle[:12])}
+    head = w.text("retirement.ended" if found.retired else "retirement.begun", **words)
+    why = w.text("retirement.reason", reason=found.reason) if found.reason else Markup("")
+    lead = Markup('<p class="said">{} {}</p>').format(head, why)
+    return section(w, "retirement", lead, table(w, w.label("section.retirement"), names, rows, quiet=True))
 
 # %% ../../nbs/76_reporting.roi.ipynb #sensitivity
 def sensitivity_section(

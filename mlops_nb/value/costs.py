@@ -20,7 +20,7 @@ from ..core.messages import number
 
 # %% auto #0
 __all__ = ['ONCE', 'COLUMNS', 'Cost', 'CostTable', 'by_month', 'by_item', 'in_one_currency', 'read_costs', 'Usage',
-           'cost_per_1000', 'plan', 'Saving', 'savings', 'cost_table']
+           'cost_per_1000', 'plan', 'cost_table']
 
 # %% ../../nbs/60_value.costs.ipynb #line
 ONCE = "once"
@@ -196,28 +196,6 @@ def plan(
         if per_1000:
             lines.append(Cost(month, "serving", units_per_month / 1000 * per_1000, costs.currency, "measured"))
     return CostTable(costs.currency, tuple(lines))
-
-# %% ../../nbs/60_value.costs.ipynb #advice
-@dataclass(frozen=True)
-class Saving:
-    "One way to spend less."
-
-    key: str  # message key: saving.idle, saving.cache, saving.lite, saving.batch
-    monthly: float  # money a month, at most
-    basis: str = "assumed"
-
-
-def savings(
-    serving_monthly: float,  # money a month for the machine
-    idle_share: float = 0.0,  # share of the hours with no request, [0, 1]
-    repeat_share: float = 0.0,  # share of requests whose row was asked before, [0, 1]
-    lite_ratio: float = 1.0,  # CPU of the lighter model over CPU of the model in use
-    batch_ratio: float = 1.0,  # CPU of a row in a batch over CPU of a row alone
-) -> tuple[Saving, ...]:  # Largest first; those that save nothing are left out
-    "What each measure would save of the serving cost."
-    shares = {"idle": idle_share, "cache": repeat_share, "lite": 1 - lite_ratio, "batch": 1 - batch_ratio}
-    found = [Saving(f"saving.{k}", s * serving_monthly, "measured") for k, s in shares.items() if s > 0]
-    return tuple(sorted(found, key=lambda s: -s.monthly))
 
 # %% ../../nbs/60_value.costs.ipynb #show
 def cost_table(

@@ -9,25 +9,23 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from ..core.display import Table
 from ..core.errors import InputError
 from ..core.facts import Fact, find
 from ..core.files import read_json
-from ..core.messages import number, text
-from ..core.workspace import Workspace, evidence_of, open_workspace
+from ..core.workspace import Evidence, Workspace, evidence_of
 from ..ledger import Entry, Ledger
+from ..stats.intervals import Interval, proportion
 from .roi import KEEP_TAIL, RETIRE_TAIL
 
 # %% auto #0
-__all__ = ['REVIEW_DAYS', 'RHYTHM_DAYS', 'Line', 'read_line', 'ranked', 'Due', 'rhythm', 'Maturity', 'maturity', 'Portfolio',
-           'scorecard', 'portfolio_tables']
+__all__ = ['REVIEW_DAYS', 'RHYTHM_DAYS', 'SERVED_DAYS', 'Line', 'read_line', 'retired_on', 'ranked', 'Due', 'rhythm', 'Maturity',
+           'recoveries', 'in_production', 'maturity']
 
 # %% ../../nbs/68_value.portfolio.ipynb #line
 @dataclass(frozen=True)
@@ -37,15 +35,16 @@ class Line:
     name: str
     decision: str  # go, conditional, no-go, not-assessed, or empty
     value_decision: str  # keep, optimise, extend, decommission or not-assessed
-    currency: str
-    basis: str
-    net: float | None  # money a month
-    net_low: float | None
-    net_high: float | None
-    ratio: float | None
     drift: str  # worst state of the last windows; empty when none was monitored
     open_conditions: int
-    next_review: str  # ISO date; empty when nothing was decided
+    next_review: str  # ISO date; empty when nothing was decided, and for a retired model
+    retired: str = ""  # ISO date; empty while it is not
+    currency: str = ""
+    basis: str = ""
+    net: float | None = None  # money a month
+    net_low: float | None = None
+    net_high: float | None = None
+    ratio: float | None = None
     chance: float | None = None  # of being among the best half by net value; set by `ranked`
 
 # %% ../../nbs/68_value.portfolio.ipynb #read-line
@@ -73,22 +72,38 @@ def _drift(
     return max(states, key=lambda s: _WORST.index(s) if s in _WORST else len(_WORST), default="")
 
 
+def _of_value(
+    value: Evidence | None,
+) -> dict[str, Any]:
+    "What the value stage says, as fields of a line."
+    if value is None:
+        return {"value_decision": "not-assessed"}
+    net, ratio = (_number(value.facts, f"roi.{k}") for k in ("net_monthly", "ratio"))
+    told = {"value_decision": str(value.data.get("decision", "")), "ratio": _float(ratio.value if ratio else None)}
+    if net is None:
+        return told
+    money = {"net": _float(net.value), "net_low": net.low, "net_high": net.high}
+    return {**told, **money, "currency": net.unit, "basis": net.basis}
+
+
 def read_line(
     ws: Workspace,
 ) -> Line:
     "What the files of one workspace say."
-    stages = evidence_of(ws, ("value", "monitor"))
+    stages, entries = evidence_of(ws, ("value", "monitor")), Ledger(ws.ledger_file).entries()
     decision = read_json(ws.decision_file) if ws.decision_file.exists() else {}
-    value = stages.get("value")
-    net, ratio = (_number(value.facts if value else (), f"roi.{k}") for k in ("net_monthly", "ratio"))
-    last = [e for e in Ledger(ws.ledger_file).entries() if e.event in ("roi.decided", "decision.made")]
-    review = (_time(last[-1]) + timedelta(days=REVIEW_DAYS)).date().isoformat() if last else ""
+    judged = [e for e in entries if e.event in ("roi.decided", "decision.made")]
+    gone = retired_on(entries)
+    review = (_time(judged[-1]) + timedelta(days=REVIEW_DAYS)).date().isoformat() if judged and not gone else ""
     return Line(
-        ws.root.name, str(decision.get("decision", "")), str(value.data.get("decision", "")) if value else "not-assessed",
-        net.unit if net else "", net.basis if net else "", _float(net.value if net else None), net.low if net else None,
-        net.high if net else None, _float(ratio.value if ratio else None), _drift(stages["monitor"].data.get("windows", ())) if "monitor" in stages else "",
-        len(decision.get("conditions", ())), review,
-    )  # fmt: skip
+        name=ws.root.name,
+        decision=str(decision.get("decision", "")),
+        drift=_drift(stages["monitor"].data.get("windows", ())) if "monitor" in stages else "",
+        open_conditions=len(decision.get("conditions", ())),
+        next_review=review,
+        retired=gone,
+        **_of_value(stages.get("value")),
+    )
 
 # %% ../../nbs/68_value.portfolio.ipynb #small
 def _float(
@@ -105,6 +120,14 @@ def _time(
     found = datetime.fromisoformat(entry.time)
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
+# %% ../../nbs/68_value.portfolio.ipynb #retired
+def retired_on(
+    entries: Sequence[Entry],
+) -> str:  # ISO date; empty: it is not
+    "The day a workspace's model was retired for good."
+    last = next((e for e in reversed(entries) if e.event in ("model.retired", "decision.made")), None)
+    return last.time[:10] if last and last.event == "model.retired" else ""
+
 # %% ../../nbs/68_value.portfolio.ipynb #rank
 def ranked(
     lines: Sequence[Line],
@@ -112,7 +135,7 @@ def ranked(
     seed: int = 0,
 ) -> tuple[Line, ...]:  # Best first; without an interval last
     "Order models by their chance of being in the better half; raises `InputError` for several currencies."
-    known = [x for x in lines if x.net is not None and x.net_low is not None and x.net_high is not None]
+    known = [x for x in lines if None not in (x.net, x.net_low, x.net_high) and not x.retired]
     currencies = sorted({x.currency for x in known})
     if len(currencies) > 1:
         raise InputError(
@@ -156,10 +179,10 @@ def rhythm(
     entries: Sequence[Entry],
     now: datetime,
 ) -> tuple[Due, ...]:  # Empty before the first decision
-    "Which deliverables are on time, due or late."
+    "Which deliverables are on time, due or late; a retired model owes none."
     start = next((_time(e) for e in entries if e.event == "decision.made"), None)
     found: list[Due] = []
-    if start is None:
+    if start is None or retired_on(entries):
         return ()
     for kind, days in RHYTHM_DAYS.items():
         made = [_time(e) for e in entries if _made(e) == kind]
@@ -169,34 +192,70 @@ def rhythm(
     return tuple(found)
 
 # %% ../../nbs/68_value.portfolio.ipynb #maturity
+SERVED_DAYS = 183
+
+
 @dataclass(frozen=True)
 class Maturity:
     "How far the practice has come, and by which figures."
 
     level: int  # 1 to 5
-    served_share: float | None  # models served within six months of their first decision
-    recovery_h: float | None  # median hours from opening to closing an incident or alert
-    missing: tuple[str, ...]  # what the next level asks for: message keys maturity.KEY
+    served: Interval | None  # share of decided models that reached production within six months; None: too early
+    recovery_h: float | None  # median hours to recover; None: nothing happened, or most of it is still open
+    recoveries: int  # incidents and critical alerts behind it
+    open_now: int  # of these, not closed
+    missing: tuple[str, ...]  # what the next levels ask for: message keys maturity.KEY
+
+    def to_dict(self) -> dict[str, Any]:
+        "JSON form."
+        share = self.served
+        told = None if share is None else {"value": share.value, "low": share.low, "high": share.high, "n": share.n}
+        hours = {"median_h": self.recovery_h, "n": self.recoveries, "open": self.open_now}
+        return {"level": self.level, "poc_to_production": told, "time_to_recover": hours, "missing": list(self.missing)}
+
+# %% ../../nbs/68_value.portfolio.ipynb #recoveries
+def _counts(
+    entry: Entry,
+) -> bool:
+    "Whether an entry opens something that has to be recovered from."
+    critical = entry.data.get("severity") == "critical"
+    return entry.event == "incident.opened" or (entry.event == "alert.opened" and critical)
 
 
-def _recoveries(
+def recoveries(
     entries: Sequence[Entry],
 ) -> list[float]:  # Hours; infinite while open
-    "How long incidents lasted."
-    opened = {e.subject: _time(e) for e in entries if e.event == "incident.opened"}
-    closed = {e.subject: _time(e) for e in entries if e.event == "incident.closed"}
-    return [(closed[s] - t).total_seconds() / 3600 if s in closed else math.inf for s, t in opened.items()]
+    "How long incidents and critical alerts lasted."
+    found = []
+    for i, opened in enumerate(entries):
+        if not _counts(opened):
+            continue
+        kind = opened.event.replace("opened", "closed")
+        ends = (e for e in entries[i + 1 :] if (e.event, e.subject) == (kind, opened.subject))
+        closed = next(ends, None)
+        found.append((_time(closed) - _time(opened)).total_seconds() / 3600 if closed else math.inf)
+    return found
+
+# %% ../../nbs/68_value.portfolio.ipynb #served
+def in_production(
+    entry: Entry,
+) -> bool:
+    "Whether an entry says that a version went to production."
+    routed = entry.event == "rollout.step" or (entry.event == "version.moved" and "champion" in entry.data)
+    return routed or (entry.event == "version.moved" and entry.data.get("to") == "production")
 
 
 def _served(
     entries: Sequence[Entry],
-) -> bool | None:  # None: never decided
-    "Whether a version was moved into service within six months of the first decision."
+    now: datetime,
+) -> bool | None:  # None: never decided, or its time is not over
+    "Whether a version went to production within six months of the first decision."
     first = next((_time(e) for e in entries if e.event == "decision.made"), None)
     if first is None:
         return None
-    moved = [_time(e) for e in entries if e.event == "version.moved"]
-    return any(t - first <= timedelta(days=183) for t in moved)
+    limit = first + timedelta(days=SERVED_DAYS)
+    reached = any(in_production(e) and _time(e) <= limit for e in entries)
+    return True if reached else False if now > limit else None
 
 # %% ../../nbs/68_value.portfolio.ipynb #level
 def maturity(
@@ -206,83 +265,20 @@ def maturity(
     "Level 1 to 5 of a portfolio, from its ledgers alone."
     seen = [{e.event for e in entries} for entries in books]
     late = {d.kind for entries in books for d in rhythm(entries, now) if d.state == "late"}
-    hours = [h for entries in books for h in _recoveries(entries)]
-    served = [s for s in map(_served, books) if s is not None]
-    share = sum(served) / len(served) if served else None
+    hours = [h for entries in books for h in recoveries(entries)]
+    served = [s for s in (_served(entries, now) for entries in books) if s is not None]
+    share = proportion(sum(served), len(served)) if served else None
+    decided, open_now = any("decision.made" in s for s in seen), sum(map(math.isinf, hours))
+    used = [s for s, entries in zip(seen, books, strict=True) if any(map(in_production, entries))]
+    middle = median(hours) if hours else None
     steps = (
         ("charter", bool(books) and all("charter.frozen" in s for s in seen)),
-        ("decided", all({"decision.made", "drill.done"} <= s for s in seen if "version.moved" in s) and bool(served)),
-        ("watched", "drift" not in late and all(map(math.isfinite, hours)) and bool(served)),
-        ("earning", not late and (share or 0) >= 0.5 and (not hours or median(hours) < 24)),
+        ("decided", decided and all({"decision.made", "drill.done"} <= s for s in used)),
+        ("watched", decided and "drift" not in late and not open_now),
+        ("earning", not late and share is not None and share.value >= 0.5 and (middle is None or middle < 24)),
     )
     reached = next((i for i, (_, holds) in enumerate(steps) if not holds), len(steps))
-    finite = [h for h in hours if math.isfinite(h)]
+    told = middle if middle is not None and math.isfinite(middle) else None
     return Maturity(
-        1 + reached, share, median(finite) if finite else None, tuple(k for k, holds in steps[reached:] if not holds)
-    )
-
-# %% ../../nbs/68_value.portfolio.ipynb #scorecard
-@dataclass(frozen=True)
-class Portfolio:
-    "All models, best first, with what is late and how mature the practice is."
-
-    lines: tuple[Line, ...]
-    due: Mapping[str, tuple[Due, ...]]  # by workspace
-    maturity: Maturity
-
-    def _repr_html_(self) -> str:
-        return "".join(t.html() for t in portfolio_tables(self))
-
-
-def scorecard(
-    folders: Iterable[str | Path],
-    now: datetime | None = None,
-    seed: int = 0,
-) -> Portfolio:
-    "Judge many workspaces together; raises `InputError` naming the folder that is none."
-    spaces, moment = [open_workspace(f) for f in folders], now or datetime.now(UTC)
-    names = [ws.root.name for ws in spaces]
-    if not spaces or len(set(names)) < len(names):
-        raise InputError(
-            f"the same name twice: {max(names, key=names.count)}" if spaces else "no workspace", where="portfolio"
-        )
-    books = {ws.root.name: tuple(Ledger(ws.ledger_file).entries()) for ws in spaces}
-    due = {name: rhythm(entries, moment) for name, entries in books.items()}
-    return Portfolio(ranked([read_line(ws) for ws in spaces], seed=seed), due, maturity(tuple(books.values()), moment))
-
-# %% ../../nbs/68_value.portfolio.ipynb #tables
-def portfolio_tables(
-    p: Portfolio,
-    lang: str = "en",
-) -> tuple[Table, ...]:
-    "The portfolio for a reader."
-
-    def cells(x: Line) -> tuple[str, ...]:
-        span = f"{number(x.net, lang, 0)} [{number(x.net_low, lang, 0)} … {number(x.net_high, lang, 0)}] {x.currency}"
-        late = [d.kind for d in p.due.get(x.name, ()) if d.state == "late"]
-        state = text(f"roi.decision.{x.value_decision}", lang)
-        return (
-            x.name,
-            state,
-            span,
-            x.basis,
-            number(x.chance, lang, 2),
-            x.drift or "–",
-            str(x.open_conditions),
-            x.next_review or "–",
-            ", ".join(late) or "–",
-        )
-
-    names = ("model", "decision", "net", "basis", "chance", "drift", "conditions", "review", "late")
-    header = tuple(text(f"portfolio.column.{n}", lang) for n in names)
-    m = p.maturity
-    figures = (
-        (text("portfolio.level", lang), str(m.level)),
-        (text("portfolio.served", lang), number(m.served_share, lang, 2)),
-        (text("portfolio.recovery", lang), number(m.recovery_h, lang, 1)),
-        (text("portfolio.missing", lang), "; ".join(text(f"maturity.{k}", lang) for k in m.missing) or "–"),
-    )
-    columns = (text("roi.column.measure", lang), text("roi.column.value", lang))
-    return Table(text("portfolio.caption", lang), header, tuple(map(cells, p.lines))), Table(
-        text("portfolio.maturity", lang), columns, figures
+        1 + reached, share, told, len(hours), open_now, tuple(k for k, holds in steps[reached:] if not holds)
     )

@@ -17,6 +17,7 @@ from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, evidence_of, write_evidence
 from .costs import CostTable, Usage, by_item, by_month, cost_per_1000, plan
 from .roi import LEVEL, Amounts, Roi, break_even, judge, rate_facts, roi_facts, tornado, value_of_waiting
+from .savings import machine_of, savings, used
 
 # %% auto #0
 __all__ = ['FAMILIES', 'Z95', 'Counts', 'pooled', 'counts_from_rates', 'window_counts', 'month_value', 'variance', 'serving_cost',
@@ -339,7 +340,7 @@ def run_value(
     ws: Workspace,
 ) -> Evidence:  # Stage value
     "Judge the return of a workspace from its charter, trial, score and rehearsed windows."
-    charter, stages = load_frozen(ws).charter, evidence_of(ws, ("trial", "score", "monitor"))
+    charter, stages = load_frozen(ws).charter, evidence_of(ws, ("trial", "score", "monitor", "export"))
     per_1000 = serving_cost(stages.get("trial"), charter)
     table = budget(charter, per_1000)
     cost = sum(by_month(table).values()) / charter.expiry_months if table.lines else 0.0
@@ -356,6 +357,10 @@ def run_value(
         data = _data(found, charter, table, cost)
         projection = projection_facts(found.projection) if found.projection else ()
         facts = (*costs, *roi_facts(found.roi), *projection, *rate_facts(found.roi))
+    settings = ws.settings()
+    machine = machine_of(stages.get("trial"), stages.get("export"))
+    saved = savings(charter, machine, used(ws.logs, settings), cost, settings)
+    facts, data = (*facts, *saved.facts), {**data, "savings": saved.to_dict()}
     return _written(ws, facts, data, (obstacle,) if obstacle else _warnings(charter, found))
 
 # %% ../../nbs/67_value.stage.ipynb #written
@@ -379,7 +384,7 @@ def _written(
     "Write the evidence and value.json."
     read = [
         ws.frozen_file,
-        *(ws.evidence / f"{s}.json" for s in ("trial", "score", "monitor")),
+        *(ws.evidence / f"{s}.json" for s in ("trial", "score", "monitor", "export")),
         *ws.windows.glob("*.json"),
     ]
     evidence = Evidence("value", facts, data, ws.sources(*(f for f in read if f.exists())), warnings)

@@ -5,14 +5,21 @@
 # %% ../../nbs/65_value.templates.ipynb #imports
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+from ..charter import load_charter, parse_charter
 from ..core.display import Table
-from ..core.errors import InputError
+from ..core.errors import InputError, Refused
+from ..core.files import atomic_write
 from ..core.messages import text
+from ..core.workspace import open_workspace
 
 # %% auto #0
-__all__ = ['FIELDS', 'TEMPLATES', 'Template', 'template', 'business_toml', 'template_table']
+__all__ = ['FIELDS', 'TEMPLATES', 'Template', 'template', 'business_toml', 'in_charter', 'write_template', 'template_table']
 
 # %% ../../nbs/65_value.templates.ipynb #template
 FIELDS = ("kpi", "value", "baseline")
@@ -34,6 +41,14 @@ class Template:
     ) -> dict[str, str]:
         "Its sentences: kpi, value, baseline."
         return {f: text(f"template.{self.kind}.{f}", lang) for f in FIELDS}
+
+    def to_dict(
+        self,
+        lang: str = "en",
+    ) -> dict[str, Any]:
+        "JSON form."
+        rails = [text(f"guard_rail.{g}", lang) for g in self.guard_rails]
+        return {**asdict(self), **self.told(lang), "guard_rails": rails}
 
     def _repr_html_(self) -> str:
         return template_table(self).html()
@@ -78,10 +93,58 @@ def business_toml(
         "value_per_action = 0.0",
         "action_cost = 0.0",
         "uptake = 1.0",
+        "uptake_low = 1.0",
+        "uptake_high = 1.0",
         "units_per_month = 0",
+        'basis = "assumed"',
         f"# {text('template.label.guard_rails', lang)}: {rails}",
     ]
     return "\n".join(lines) + "\n"
+
+# %% ../../nbs/65_value.templates.ipynb #write
+_TABLE = re.compile(r"^\[business\][^\n]*\n(?:(?!\s*\[)[^\n]*\n)*", re.M)
+
+
+def in_charter(
+    charter: str,  # text of charter.toml
+    kind: str,
+    lang: str = "en",
+) -> str:
+    "The charter's text with the template as its [business]."
+    part, whole = business_toml(kind, lang) + "\n", charter.rstrip("\n") + "\n"
+    return _TABLE.sub(lambda _: part, whole, count=1) if _TABLE.search(whole) else f"{whole}\n{part}"
+
+
+def write_template(
+    kind: str,
+    place: str | Path,  # a new file, or the folder of a workspace
+    lang: str = "en",
+) -> Path:  # what was written
+    "Write a template to edit; raises `InputError` for a file that exists and `Refused` for a charter whose money is filled in."
+    target = Path(place)
+    if not target.is_dir():
+        if target.exists():
+            raise InputError("exists already", where=str(place), fix="choose another name")
+        return atomic_write(target, business_toml(kind, lang))
+    file = open_workspace(target).charter_file
+    business = load_charter(file).business
+    if business.value_per_action or business.units_per_month:
+        raise Refused("[business] is filled in already", where=file.name, fix="edit it by hand")
+    made = in_charter(file.read_text(encoding="utf-8"), kind, lang)
+    parse_charter(_toml(made, file.name), file.name)
+    return atomic_write(file, made)
+
+
+def _toml(
+    text: str,
+    where: str,
+) -> dict[str, Any]:
+    "TOML as a mapping; raises `InputError`."
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        fix = "write [business] as a table of its own"
+        raise InputError(f"the template does not fit in: {e}", where=where, fix=fix) from None
 
 # %% ../../nbs/65_value.templates.ipynb #show
 def template_table(
