@@ -27,7 +27,8 @@ from mlops_nb.reporting import roi
 from mlops_nb.reporting.material import open_material
 from mlops_nb.serving.routing import Arm, RouteFile, Routes
 from mlops_nb.value import retirement
-from mlops_nb.value.retirement import CLOSED, EVENT, STEPS, Retirement, Step, retire, retirement_of, without_rhythm
+from mlops_nb.value.ending import CLOSED, EVENT, STEPS, Retirement, Step, retirement_of
+from mlops_nb.value.retirement import retire, without_rhythm
 
 BUNDLE, OTHER = "ab" * 32, "cd" * 32
 CHARTER = """

@@ -16,7 +16,7 @@ from .figures import Dot, dots_of, figure, interval_svg
 from .material import Material
 from .page import Piece, Writer, bullets, code, day, fact_table, section, state_badge, table
 from .sections import front
-from ..value.retirement import Step, retirement_of
+from ..value.ending import Step, retirement_of
 
 # %% auto #0
 __all__ = ['TERMS', 'verdict', 'first_screen', 'reasons', 'headline_facts', 'return_section', 'projection_section', 'error_rates',

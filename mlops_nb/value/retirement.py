@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -17,132 +17,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..charter import load_frozen
-from ..core.display import Table
 from ..core.errors import InputError, Refused
 from ..core.files import atomic_write
 from ..core.hashing import sha256_file, sha256_object
-from ..core.messages import Message, text
+from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, stage_evidence
 from ..ledger import Entry, Ledger
+from .ending import BEGUN, CLOSED, EVENT, STEPS, Retirement, opening_of, retirement_of, step_of
 
 # %% auto #0
-__all__ = ['STEPS', 'EVENT', 'CLOSED', 'ACTIONS', 'Step', 'Retirement', 'retirement_table', 'retirement_of', 'begin', 'Task',
-           'Answer', 'without_rhythm', 'inventory', 'retire']
-
-# %% ../../nbs/67b_value.retirement.ipynb #checklist
-STEPS = ("value", "traffic", "registry", "schedules", "schedulers", "logs", "data", "owner")
-EVENT, CLOSED = "retirement.step", "model.retired"
-_BEGIN = "decision"
-
-
-@dataclass(frozen=True)
-class Step:
-    "One step of a retirement."
-
-    name: str  # one of STEPS
-    done: bool
-    said: Message  # what was done, or what is missing
-    time: str = ""  # ISO 8601; empty while open
-    actor: str = ""
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Retirement:
-    "How far a model's retirement has come."
-
-    bundle: str  # id of the model
-    decision: str  # keep, optimise, extend, decommission or not-assessed
-    reason: str  # why, where the decision was another one than decommission
-    replacement: str  # first digits of the bundle that answers instead; empty: none
-    begun: str  # ISO 8601
-    steps: tuple[Step, ...]
-    retired: str = ""  # ISO 8601; empty while a step is open
-
-    @property
-    def exit_code(self) -> int:
-        "0 retired, 3 while a step is open."
-        return 0 if self.retired else 3
-
-    def text(self, lang: str = "en") -> str:
-        "One line a step."
-        return "\n".join([_headline(self).text(lang), *(_line(s, lang) for s in self.steps)])
-
-    def to_dict(self) -> dict[str, Any]:
-        "JSON form."
-        steps = [{**asdict(s), "said": s.said.to_dict()} for s in self.steps]
-        return {"v": 1, **asdict(self), "steps": steps}
-
-    def _repr_html_(self) -> str:
-        return retirement_table(self).html()
-
-# %% ../../nbs/67b_value.retirement.ipynb #show
-def _headline(
-    r: Retirement,
-) -> Message:
-    "Where it stands."
-    if r.retired:
-        return Message("retire.retired", {"bundle": r.bundle[:12], "day": r.retired[:10]})
-    left = sum(not s.done for s in r.steps)
-    return Message("retire.open", {"bundle": r.bundle[:12], "left": left, "steps": len(r.steps)})
-
-
-def _line(
-    step: Step,
-    lang: str,
-) -> str:
-    "A step for the terminal."
-    when = f" ({step.time[:10]}, {step.actor})" if step.done else ""
-    return f"[{'x' if step.done else ' '}] {text(f'retire.step.{step.name}', lang)}: {step.said.text(lang)}{when}"
-
-
-def retirement_table(
-    r: Retirement,
-    lang: str = "en",
-) -> Table:
-    "A retirement for a reader."
-    header = tuple(text(f"retire.column.{c}", lang) for c in ("step", "said", "day", "actor"))
-    rows = tuple(
-        (text(f"retire.step.{s.name}", lang), s.said.text(lang), s.time[:10] or "–", s.actor or "–") for s in r.steps
-    )
-    return Table(_headline(r).text(lang), header, rows)
-
-# %% ../../nbs/67b_value.retirement.ipynb #read
-def _opening(
-    entries: Sequence[Entry],
-    bundle: str = "",  # empty: any
-) -> Entry | None:
-    "The last beginning of a retirement."
-    begun = [e for e in entries if e.event == EVENT and e.data.get("step") == _BEGIN]
-    return next((e for e in reversed(begun) if not bundle or e.subject == bundle), None)
-
-
-def _step(
-    entries: Sequence[Entry],
-    bundle: str,
-    name: str,
-) -> Step:
-    "A step as the ledger knows it."
-    told = [e for e in entries if (e.event, e.subject, e.data.get("step")) == (EVENT, bundle, name)]
-    done = next((e for e in told if "said" in e.data), None)
-    if done is None:
-        return Step(name, False, Message(f"retire.ask.{name}"))
-    return Step(name, True, Message.from_dict(done.data["said"]), done.time, done.actor, done.data)
-
-
-def retirement_of(
-    entries: Sequence[Entry],  # the ledger
-    bundle: str = "",  # id of the model; empty: the one whose retirement began last
-) -> Retirement | None:  # None: it never began
-    "The retirement that a ledger tells of."
-    begun = _opening(entries, bundle)
-    if begun is None:
-        return None
-    id, told = begun.subject, begun.data
-    closed = next((e for e in entries if (e.event, e.subject) == (CLOSED, id)), None)
-    steps = tuple(_step(entries, id, name) for name in STEPS)
-    said = (str(told.get(k, "")) for k in ("decision", "reason", "replacement"))
-    return Retirement(id, *said, begun.time, steps, closed.time if closed else "")
+__all__ = ['ACTIONS', 'begin', 'Task', 'Answer', 'without_rhythm', 'inventory', 'retire']
 
 # %% ../../nbs/67b_value.retirement.ipynb #begin
 def _last_value(
@@ -169,7 +53,7 @@ def begin(
     if replacement and bundle.startswith(replacement):
         raise InputError(f"{replacement} is the model that is to go", where="--replacement")
     ledger = Ledger(ws.ledger_file)
-    found = _opening(ledger.entries(), bundle)
+    found = opening_of(ledger.entries(), bundle)
     if found is not None:
         changed = bool(replacement) and replacement != found.data.get("replacement")
         return ledger.append(EVENT, bundle, {**found.data, "replacement": replacement}, actor) if changed else found
@@ -177,7 +61,7 @@ def begin(
     if decision != "decommission" and not reason.strip():
         fix = "give the reason that overrules it: --reason TEXT"
         raise Refused(f"the decision is {decision}, not decommission", where=ws.relative(ws.value_file), fix=fix)
-    told = {"step": _BEGIN, "decision": decision, "reason": reason.strip(), "replacement": replacement}
+    told = {"step": BEGUN, "decision": decision, "reason": reason.strip(), "replacement": replacement}
     return ledger.append(EVENT, bundle, told, actor)
 
 # %% ../../nbs/67b_value.retirement.ipynb #task
@@ -483,7 +367,7 @@ def retire(
         opening = begin(ws, reason, replacement, actor)
         ledger, bundle = Ledger(ws.ledger_file), opening.subject
         task = Task(ws, bundle, opening, today or datetime.now(UTC).date(), evidence or {}, erase)
-        open_steps = [s for s in STEPS if not _step(ledger.entries(), bundle, s).done]
+        open_steps = [s for s in STEPS if not step_of(ledger.entries(), bundle, s).done]
         waiting = _answered(task, open_steps, actor)
         if not waiting:
             told = {k: opening.data[k] for k in ("decision", "reason", "replacement")}
