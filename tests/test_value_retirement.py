@@ -234,3 +234,26 @@ def test_the_page_shows_the_checklist(tmp_path: Path, lang: str) -> None:
 
 def test_every_step_says_what_it_asks() -> None:
     assert set(retirement.ACTIONS) == set(STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("tried")  # one workspace for all tests that copy it
+def test_an_archived_version_is_found_by_no_role_and_never_comes_back(tmp_path: Path) -> None:
+    from mlops_nb.registry import check_role, move, register, registered, stage_of
+    from tests.tried_workspace import copy
+
+    ws = copy(tmp_path)
+    id = stage_evidence(ws, "export").data["candidate"]["id"]
+    write_json(ws.decision_file, {"decision": "go", "bundle": id})
+    version = register(ws)
+    write_evidence(ws, Evidence("value", (), {"decision": "decommission"}))
+    Ledger(ws.ledger_file).append("roi.decided", id, {"evidence": stage_evidence(ws, "value").sha256})
+    found = steps(retire(ws, evidence=TOLD))
+    assert found["registry"].said.args == {"versions": "1", "aliases": "staging"}
+    assert registered(ws)[0].aliases == ()
+    assert stage_of(ws, version) == "archived"
+    for again in (lambda: register(ws), lambda: move(ws, "qa", id), lambda: check_role(ws, version, "shadow")):
+        with pytest.raises(Refused, match="it was archived: the model is retired"):
+            again()
+    moved = Ledger(ws.ledger_file).entries("version.moved")
+    assert [e.data["to"] for e in moved] == ["archived"]
