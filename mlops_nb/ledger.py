@@ -45,6 +45,7 @@ EVENTS = frozenset(
         "retrain.started",
         "report.published",
         "report.failed",
+        "experiment.registered",
         "roi.decided",
         "retirement.step",
         "model.retired",
