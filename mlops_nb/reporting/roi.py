@@ -216,7 +216,10 @@ def savings_section(
     unknown = [
         w.message(Message.from_dict(u), f"saving.unknown/{n}", source) for n, u in enumerate(told.get("unknown", ()))
     ]
-    return section(w, "savings", shown, bullets(unknown) if unknown else Markup(""))
+    standing = m.fact("saving.standing")
+    kept_up = w.text("savings.standing", amount=w.fact(standing)) if standing else ""
+    lead = Markup("<p>{}</p>").format(kept_up) if kept_up else Markup("")
+    return section(w, "savings", lead, shown, bullets(unknown) if unknown else Markup(""))
 
 # %% ../../nbs/76_reporting.roi.ipynb #retirement
 def _step_row(

@@ -287,7 +287,7 @@ def _batch(
         return Message("saving.unknown.batch")
     hours = units / machine.batch_rows_s / 3600
     saved = max(standing * (1 - hours / HOURS_A_MONTH), 0.0)
-    price = Message("saving.price.batch", {"minutes": 60 * hours})
+    price = Message("saving.price.batch", {"seconds": 3600 * hours})
     return Saving("batch", saved, 0.0, price, "rows a second of the trial", machine.trial_n, charter.business.basis)
 
 # %% ../../nbs/66b_value.savings.ipynb #measures-b
