@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +141,16 @@ def test_a_server_that_is_dead_serves_nobody(tmp_path: Path) -> None:
     ws = workspace(tmp_path)
     serve(ws, BUNDLE, pid=2**22 + 1)  # beyond what the kernel gives out
     assert steps(retire(ws))["traffic"].said.key == "retire.traffic.stopped"
+
+
+def test_a_server_with_routes_of_its_own_is_found_by_its_bundle(tmp_path: Path) -> None:
+    ws = workspace(tmp_path)
+    pretend = [sys.executable, "-c", "input()", "serve", f"bundles/demo-{BUNDLE[:12]}/"]
+    with subprocess.Popen(pretend, stdin=subprocess.PIPE) as server:
+        waiting = steps(retire(ws))["traffic"]
+        assert (waiting.done, waiting.said.args["pids"]) == (False, str(server.pid))
+        server.communicate(b"\n")
+    assert steps(retire(ws))["traffic"].done
 
 
 def test_a_model_served_elsewhere_needs_a_persons_word(tmp_path: Path) -> None:

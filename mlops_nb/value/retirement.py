@@ -26,7 +26,7 @@ from ..ledger import Entry, Ledger
 from .ending import BEGUN, CLOSED, EVENT, STEPS, Retirement, opening_of, retirement_of, step_of
 
 # %% auto #0
-__all__ = ['ACTIONS', 'begin', 'Task', 'Answer', 'without_rhythm', 'inventory', 'retire']
+__all__ = ['ACTIONS', 'begin', 'Task', 'Answer', 'served_here', 'without_rhythm', 'inventory', 'retire']
 
 # %% ../../nbs/67b_value.retirement.ipynb #begin
 def _last_value(
@@ -155,6 +155,22 @@ def _close_way_back(
         wait_for_all(state, made.generation)
 
 
+def served_here(
+    versions: set[str],  # first twelve digits
+    proc: Path = Path("/proc"),
+) -> list[int]:  # Process ids; empty where there is no /proc
+    "Servers of this machine that were started on one of these versions."
+    found = []
+    for place in proc.glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if "serve" in words and any(w.rstrip("/").rpartition("-")[2] in versions for w in words):
+            found.append(int(place.name))
+    return sorted(found)
+
+
 def _traffic(
     task: Task,
 ) -> Answer:
@@ -162,20 +178,20 @@ def _traffic(
     from mlops_nb.serving.routing import RouteFile, said_by_workers
 
     routes, living, going = RouteFile(task.ws.state), said_by_workers(task.ws.state), _going(task)
-    if not routes.path.exists():
-        if _served_elsewhere(task):
-            return _asked(task, "traffic")
-        return Answer(True, Message("retire.traffic.never"))
+    if not living:
+        if running := served_here(going):
+            told = {"versions": ", ".join(sorted(going)), "pids": ", ".join(map(str, running))}
+            return Answer(False, Message("retire.traffic.runs", told))
+        if routes.path.exists():
+            return Answer(True, Message("retire.traffic.stopped"))
+        return _asked(task, "traffic") if _served_elsewhere(task) else Answer(True, Message("retire.traffic.never"))
     now = routes.read()
     serving = sorted({a.version for a in now.arms if a.version in going})
-    if living and serving:
+    if serving:
         return Answer(False, Message("retire.traffic.serves", {"versions": ", ".join(serving), "workers": len(living)}))
-    if not living:
-        return Answer(True, Message("retire.traffic.stopped"), {"generation": now.generation})
     _close_way_back(task.ws.state, going)
-    return Answer(
-        True, Message("retire.traffic.routed", {"version": now.champion.version}), {"to": now.champion.version}
-    )
+    champion = now.champion.version
+    return Answer(True, Message("retire.traffic.routed", {"version": champion}), {"to": champion})
 
 # %% ../../nbs/67b_value.retirement.ipynb #registry
 def _registry(
