@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,12 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlops_nb.charter import Charter, parse_charter
+from mlops_nb.charter import Charter, parse_charter, write_frozen
 from mlops_nb.core.errors import InputError
 from mlops_nb.core.facts import Fact
 from mlops_nb.core.messages import LANGUAGES
 from mlops_nb.core.settings import Settings
-from mlops_nb.core.workspace import Evidence
+from mlops_nb.core.workspace import Evidence, Workspace, write_evidence
+from mlops_nb.reporting import roi
+from mlops_nb.reporting.material import open_material
 from mlops_nb.value.savings import Machine, Used, idle_hours, machine_of, repeats, savings, used
 
 START = datetime(2026, 11, 2, tzinfo=UTC)
@@ -106,3 +109,17 @@ def test_the_machine_is_read_from_trial_and_export() -> None:
     found = machine_of(Evidence("trial", tuple(Fact(k, v) for k, v in trial)), Evidence("export", export))
     assert found == Machine(0.001, 0.5, 7000.0, None, 1.5, 0.002, 900, 600)
     assert machine_of(None, None) == Machine()
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_page_shows_each_figure_once_with_what_it_costs_in_return(tmp_path: Path, lang: str) -> None:
+    ws, told = Workspace(tmp_path), savings(charter(), MACHINE, Used(240, 60), 200.0, Settings())
+    write_frozen(ws, charter())
+    write_evidence(ws, Evidence("value", told.facts, {"currency": "EUR", "savings": told.to_dict()}))
+    piece = roi.savings_section(open_material(tmp_path, "roi", lang))
+    assert {f.id for f in told.facts} <= {f.id for f in piece.facts}
+    assert piece.html.count("<tr>") == 1 + len(told.found)
+    assert piece.html.count("<li>") == len(told.unknown)
+    assert not re.search(r"\bsavings?\.", re.sub(r"<[^>]*>", " ", piece.html))
+    write_evidence(ws, Evidence("value", (), {}))
+    assert "<table" not in roi.savings_section(open_material(tmp_path, "roi", lang)).html
