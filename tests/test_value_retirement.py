@@ -232,6 +232,29 @@ def test_the_command_says_how_far_it_came(tmp_path: Path, capsys: pytest.Capture
     assert guarded(app, ["retire", str(kept.root), "--evidence", "owner"]) == 2
 
 
+def test_the_command_hands_over_to_the_replacement_only_when_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlops_nb.cli import rollout
+
+    asked: list[tuple[Any, ...]] = []
+
+    def promote(folder: Path, to: str, bundle: str, *where: Any) -> None:
+        asked.append((to, bundle))
+        serve(Workspace(folder), OTHER, previous=BUNDLE)
+
+    monkeypatch.setattr(rollout, "promote", promote)
+    kept = workspace(tmp_path / "kept", "keep")
+    serve(kept, BUNDLE)
+    assert guarded(app, ["retire", str(kept.root), "--replacement", OTHER[:12]]) == 1
+    assert asked == []
+    ws = workspace(tmp_path / "demo")
+    serve(ws, BUNDLE)
+    assert guarded(app, ["retire", str(ws.root), "--replacement", OTHER[:12]]) == 3
+    assert asked == [("champion", OTHER[:12])]
+    assert f"version {OTHER[:12]} answers instead" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_the_page_shows_the_checklist(tmp_path: Path, lang: str) -> None:
     ws = workspace(tmp_path, "keep", '[retirement]\ndata = "erase"\n')

@@ -5,7 +5,9 @@
 # %% ../../nbs/98_cli.value.ipynb #imports
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -120,6 +122,8 @@ def retire(
     reason: Annotated[str, typer.Option(help="Why, when the decision is not to decommission.")] = "",
     replacement: Annotated[str, typer.Option(help="First digits of the bundle that answers instead.")] = "",
     erase: Annotated[bool, typer.Option("--erase", help="Confirm what the charter has erased.")] = False,
+    url: Annotated[str, typer.Option(help="Address of the server that hands over to the replacement.")] = "",
+    key_file: Annotated[Path | None, typer.Option(help="File that holds an API key with the role admin.")] = None,
     lang: Lang = "",
     as_json: AsJson = False,
 ) -> None:
@@ -131,11 +135,16 @@ def retire(
     """
     require("pandas", "lab")
     from mlops_nb.charter import load_frozen
+    from mlops_nb.cli.rollout import promote
     from mlops_nb.value.retirement import retire as end
 
     ws, told = open_workspace(folder), evidence_pairs(evidence or ())
     shown = check_lang(lang) or ws.settings().lang or load_frozen(ws).charter.problem.lang
     found = end(ws, reason, replacement, told, erase)
+    if replacement and any(s.said.key == "retire.traffic.serves" for s in found.steps):
+        with redirect_stdout(sys.stderr):  # what it says is not the answer
+            promote(folder, "champion", replacement, url, key_file)
+        found = end(ws, evidence=told, erase=erase)
     if as_json:
         say_json(found.to_dict())
     else:
