@@ -208,3 +208,45 @@ def test_the_text_is_for_a_terminal_and_the_exit_code_for_a_scheduler(tmp_path: 
     assert "margin: " in kept.text()
     assert roi_files(*files(tmp_path, books([-100, -120, -90, -110, -100, -105]))).exit_code == 1
     assert roi_files(*files(tmp_path, arms(lose=0.3))).exit_code == 3
+
+
+def test_an_arm_without_units_is_no_history_of_a_single_one(tmp_path: Path) -> None:
+    only = arms(60).replace(",b,", ",control,")
+    with pytest.raises(InputError, match="only arm 'control' has units"):
+        roi_files(*files(tmp_path, only))
+    other = arms(60).replace(",control,", ",b,")
+    with pytest.raises(InputError, match="only arm 'b' has units"):
+        roi_files(*files(tmp_path, other), treated_share=0.5)
+    assert roi_files(*files(tmp_path, other)).months
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("u0,control,2026-01-10,margin,1,1", "unit 'u0' stands twice for the same time and metric"),
+        ("u0,b,2026-01-11,margin,1,1", "unit 'u0' stands in two arms"),
+    ],
+)
+def test_a_unit_that_stands_twice_is_named(tmp_path: Path, row: str, told: str) -> None:
+    lines = "unit,arm,time,metric,value,covariate\nu0,control,2026-01-10,margin,3,1\nu1,b,2026-01-10,margin,4,1\n"
+    with pytest.raises(InputError) as caught:
+        roi_files(*files(tmp_path, lines + row + "\n"))
+    assert told in str(caught.value)
+
+
+def test_refunds_do_not_make_revenue_judgeable_with_few_payers(tmp_path: Path) -> None:
+    rows = "unit,arm,value\n" + "".join(
+        f"u{i},{'b' if i % 2 else 'control'},{0 if i % 25 else -20 if i % 75 == 0 else 30}\n" for i in range(2000)
+    )
+    result = roi_files(*files(tmp_path, rows), treated_share=0.5)
+    assert "experiment.too_few_payers" in keys(result)
+    assert (result.roi.decision, result.roi.low, result.exit_code) == ("extend", None, 3)
+    assert result.roi.reason.key == "experiment.too_few_payers"
+
+
+def test_costs_in_two_currencies_or_below_zero_are_named(tmp_path: Path) -> None:
+    o = books([3000, 2900, 3100])
+    with pytest.raises(InputError, match="several currencies: EUR, USD"):
+        roi_files(*files(tmp_path, o, COSTS.replace("2026-03,team,1000,EUR", "2026-03,team,1000,USD")))
+    with pytest.raises(InputError, match="amount -5 is not at least 0"):
+        roi_files(*files(tmp_path, o, COSTS.replace("2026-03,team,1000", "2026-03,team,-5")))

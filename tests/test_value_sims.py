@@ -12,7 +12,7 @@ from mlops_nb.value.sims import TOPICS
 def test_a_small_run_of_every_topic_saves_its_table(tmp_path: Path) -> None:
     claims = run_topics(TOPICS, tmp_path / "value.json", seed=8, scale=0.001)
     assert len(read_json(tmp_path / "value.json")["claims"]) == len(claims)
-    assert {c.topic for c in claims} == {"roi", "false wins", "power", "coverage", "placebo"}
+    assert {c.topic for c in claims} == {"roi", "false wins", "power", "coverage", "placebo", "sample ratio", "chain"}
     assert "NO" not in claim_table(c for c in claims if c.holds).html()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +144,7 @@ def test_without_costs_only_the_net_value_decides(tmp_path: Path) -> None:
     evidence = run_value(ws)
     assert evidence.fact("roi.ratio").value is None
     assert evidence.data["decision"] == "keep"
+    assert "roi.note.zero_cost" in {w.key for w in evidence.warnings}
 
 
 def test_the_variance_is_that_of_the_draws() -> None:
@@ -154,3 +156,29 @@ def test_the_variance_is_that_of_the_draws() -> None:
     uptake = rng.normal(0.5, 0.1 / 1.96, 200_000)
     values = month_value(draws[:, 0], draws[:, 0] + draws[:, 1], uptake, 100, 30, 1000)  # type: ignore[arg-type]
     assert np.sqrt(variance(Counts(400, 160, 60), b)) == pytest.approx(values.std(), rel=0.01)
+
+
+def test_windows_of_production_are_given_to_the_months_of_the_calendar(tmp_path: Path) -> None:
+    ws = workspace(tmp_path, team=900_000.0, basis="measured")
+    monday = datetime(2026, 1, 5, tzinfo=UTC)
+    for i in range(26):
+        start, end = (monday + timedelta(weeks=i + k) for k in (0, 1))
+        doc = {"counts": {"rows": 70, "actions": 14, "hits": 7}, "start": start.isoformat(), "end": end.isoformat()}
+        write_json(ws.windows / f"2026-W{i + 2:02d}.json", doc)
+    write_evidence(ws, Evidence("monitor", (), {"basis": "measured"}))
+    evidence = run_value(ws)
+    assert [w["name"] for w in evidence.data["windows"]] == [f"2026-{m:02d}" for m in range(1, 8)]
+    assert evidence.fact("roi.net_monthly").n == 6  # of July five days were seen
+    assert evidence.data["counts"]["rows"] == 26 * 70
+    assert evidence.data["decision"] == "decommission"
+    for file in sorted(ws.windows.glob("*.json"))[4:]:
+        file.unlink()
+    early = run_value(ws)
+    assert (early.data["decision"], early.fact("roi.net_monthly").n) == ("optimise", 1)
+
+
+def test_many_rehearsed_windows_are_never_enough_to_retire(tmp_path: Path) -> None:
+    ws = workspace(tmp_path, team=900_000.0)
+    for i in range(12):
+        write_json(ws.windows / f"{i}.json", {"counts": {"rows": 300, "actions": 60, "hits": 40}})
+    assert run_value(ws).data["decision"] == "optimise"

@@ -13,6 +13,7 @@ import typer
 
 import mlops_nb
 from .common import guarded, say
+from .experiments import experiment_app
 from .lab import charter_app, lab
 from .model import model
 from .reports import report_app
@@ -36,6 +37,7 @@ app = typer.Typer(
 for _part in (lab, model, tables, value_app, service, traffic_app):
     app.registered_commands += _part.registered_commands
 app.add_typer(charter_app, name="charter")
+app.add_typer(experiment_app, name="experiment")
 app.add_typer(report_app, name="report")
 app.add_typer(keys_app, name="keys")
 app.add_typer(rollout_app, name="rollout")

@@ -134,7 +134,7 @@ PAYERS_DIFFERENCE = 100  # an arm, arms of equal size
 PAYERS_UNEQUAL = 250  # in the smaller arm, with a cap fixed in advance
 PAYERS_RELATIVE = 2500  # an arm
 EQUAL_SIZES = 0.8  # smaller over larger arm
-ZEROS = 0.5  # from this share of zeros on, a non-negative metric is judged as revenue
+ZEROS = 0.5  # from this share of zeros on, a metric is judged as revenue, refunds included
 
 
 def kind_of(
@@ -147,7 +147,7 @@ def kind_of(
     both = np.concatenate([control.values, treatment.values])
     if np.isin(both, (0.0, 1.0)).all():
         return "proportion"
-    return "revenue" if (both >= 0).all() and (both == 0).mean() >= ZEROS else "mean"
+    return "revenue" if (both == 0).mean() >= ZEROS else "mean"
 
 # %% ../../nbs/62_value.experiments.ipynb #enough
 def _payers(
@@ -155,7 +155,7 @@ def _payers(
     treatment: Arm,
 ) -> tuple[int, bool]:  # Payers in the poorer arm, and whether the arms are of equal size
     "Units that paid at all."
-    paid = min(int((a.values > 0).sum()) for a in (control, treatment))
+    paid = min(int((a.values != 0).sum()) for a in (control, treatment))
     sizes = sorted((len(control), len(treatment)))
     return paid, sizes[0] >= EQUAL_SIZES * sizes[1]
 

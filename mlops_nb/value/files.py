@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .roi import Amounts, Roi, Waiting, judge, monthly, rate_facts, roi_facts, r
 Floats = NDArray[np.float64]
 
 # %% auto #0
-__all__ = ['Floats', 'Month', 'RoiResult', 'result_tables', 'roi_files']
+__all__ = ['Floats', 'Month', 'RoiResult', 'result_tables', 'missing_notes', 'roi_files']
 
 # %% ../../nbs/66a_value.files.ipynb #result
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _single(
     return amounts, tuple(Month(m, float(v), costs[m]) for m, v in zip(months, values, strict=True)), notes
 
 # %% ../../nbs/66a_value.files.ipynb #missing
-def _missing_notes(
+def missing_notes(
     s: Sides,
 ) -> tuple[list[Message], bool]:  # Notes, and whether the comparison stands
     "What missing outcomes do to a comparison."
@@ -230,7 +230,7 @@ def _experiment(
     months, notes = _months_of(outcomes, rows, table)
     s = sides(outcomes, arms, metric)
     effect = compare(s.control, s.treatment, metric or "value", cap=cap)
-    missing, whole = _missing_notes(s)
+    missing, whole = missing_notes(s)
     srm, filled = _srm_notes(s, treated_share)
     treated, costs = len(s.treatment), by_month(table, months)
     scale = treated / len(months)
@@ -277,6 +277,9 @@ def _net_months(
     return tuple(Month(m, float(g), costs[m]) for m, g in zip(months, gained, strict=True))
 
 # %% ../../nbs/66a_value.files.ipynb #roi-files
+_VOID = ("roi.note.srm", "roi.note.missing_differs", "experiment.too_few_payers", "experiment.needs_cap")
+
+
 def roi_files(
     outcomes: str | Path,  # CSV or Parquet: unit, arm, time, metric, value, covariate
     costs: str | Path,  # CSV: month, item, amount, currency, basis
@@ -294,6 +297,9 @@ def roi_files(
         )
     check_units(rows)
     money, arms = money_metric(rows, metric), arms_of(rows, control)
+    if len(arms) == 1 and (arms[0] == control or treated_share is not None):
+        fix = "leave the column arm out when there is nothing to compare with"
+        raise InputError(f"only arm '{arms[0]}' has units", where=str(outcomes), fix=fix)
     effects: tuple[Effect, ...] = ()
     if len(arms) == 1:
         amounts, months, notes = _single(rows, money, table, shared_error)
@@ -301,5 +307,6 @@ def roi_files(
         amounts, months, effects, notes = _experiment(rows, arms, money, table, treated_share, cap)
     if amounts.cost == 0:
         notes.append(Message("roi.note.zero_cost", {}))
-    roi = judge(amounts)
+    void = None if amounts.assessable else next((n for n in notes if n.key in _VOID), None)
+    roi = replace(judge(amounts), reason=void) if void else judge(amounts)
     return RoiResult(roi, money or "value", months, value_of_waiting(roi), effects, tuple(notes))

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 # %% auto #0
 __all__ = ['Floats', 'MIN_UNITS', 'BURN_IN', 'CONCENTRATION', 'Look', 'Arrivals', 'looks', 'spent', 'boundaries', 'Watched',
-           'planned_end', 'sequence_factor', 'open_ended', 'simulate_looking', 'sequential_ratio']
+           'planned_end', 'sequence_factor', 'open_ended', 'read_so_far', 'simulate_looking', 'sequential_ratio']
 
 # %% ../../nbs/63_value.sequential.ipynb #look
 @dataclass(frozen=True)
@@ -211,13 +211,13 @@ def _first(
     return Watched(design, alpha, winner, k.day, k.units, k.difference, k.difference - half, k.difference + half, ended)
 
 # %% ../../nbs/63_value.sequential.ipynb #planned-end
-def planned_end(
+def _planned(
     seen: Sequence[Look],
-    planned_units: int,  # announced before the start, both arms
-    alpha: float = 0.05,
-    last: bool = False,  # True: the experiment ends now, short of its plan, for a reason that is not its result
-) -> Watched:
-    "Judge looks against the boundaries of the spending function; looks past the planned units are not read."
+    planned_units: int,
+    alpha: float,
+    last: bool,
+) -> tuple[list[Look], list[float]]:  # The looks that are read, and their critical values
+    "Looks up to the planned units, against the boundaries of the spending function."
     fractions, read = [], []
     for k in seen:
         fractions.append(min(k.units / planned_units, 1.0))
@@ -227,10 +227,19 @@ def planned_end(
     if last and fractions:
         fractions[-1] = 1.0
     z = boundaries(tuple(round(f, 9) for f in fractions), alpha)
-    exact = [
-        float(-special.stdtrit(k.df, special.ndtr(-b))) if b < 30 else math.inf for k, b in zip(read, z, strict=True)
-    ]
-    return _first(read, exact, "planned-end", alpha, planned_units)
+    exact = (-special.stdtrit(k.df, special.ndtr(-b)) if b < 30 else math.inf for k, b in zip(read, z, strict=True))
+    return read, [float(c) for c in exact]
+
+
+def planned_end(
+    seen: Sequence[Look],
+    planned_units: int,  # announced before the start, both arms
+    alpha: float = 0.05,
+    last: bool = False,  # True: the experiment ends now, short of its plan, for a reason that is not its result
+) -> Watched:
+    "Judge looks against the boundaries of the spending function; looks past the planned units are not read."
+    read, critical = _planned(seen, planned_units, alpha, last)
+    return _first(read, critical, "planned-end", alpha, planned_units)
 
 # %% ../../nbs/63_value.sequential.ipynb #open-ended
 BURN_IN = 200  # units of both arms before the first look of an open-ended design
@@ -247,15 +256,35 @@ def sequence_factor(
     return math.sqrt((n + 1) / n * 2 * math.log(math.sqrt(n + 1) / alpha))
 
 
+def _open(
+    seen: Sequence[Look],
+    tuned_units: int,
+    alpha: float,
+) -> tuple[list[Look], list[float]]:  # The looks that are read, and their critical values
+    "Looks after the burn-in, against the confidence sequence."
+    read = [k for k in seen if k.units >= BURN_IN]
+    return read, [sequence_factor(k.units, tuned_units, alpha) for k in read]
+
+
 def open_ended(
     seen: Sequence[Look],
     tuned_units: int = 5000,  # units at which it is to be tightest
     alpha: float = 0.05,
 ) -> Watched:
     "Judge looks by a confidence sequence; valid whenever one stops, with no end announced."
-    read = [k for k in seen if k.units >= BURN_IN]
-    factors = [sequence_factor(k.units, tuned_units, alpha) for k in read]
-    return _first(read, factors, "open-ended", alpha, math.inf)
+    return _first(*_open(seen, tuned_units, alpha), "open-ended", alpha, math.inf)
+
+# %% ../../nbs/63_value.sequential.ipynb #so-far
+def read_so_far(
+    seen: Sequence[Look],
+    design: str,  # planned-end or open-ended
+    units: int,  # planned, or at which a sequence is tightest
+    alpha: float = 0.05,
+) -> Watched:
+    "The last look that is read, whatever earlier ones said; raises `InputError` when none is."
+    planned = design == "planned-end"
+    read, critical = _planned(seen, units, alpha, False) if planned else _open(seen, units, alpha)
+    return _first(read[-1:], critical[-1:], design, alpha, units if planned else math.inf)
 
 # %% ../../nbs/63_value.sequential.ipynb #simulate
 def _arrivals(

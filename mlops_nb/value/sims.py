@@ -6,12 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import numpy as np
 
 from ..stats.claims import Claim, Topic
-from .experiments import simulate_coverage
+from .experiments import arm, compare, simulate_coverage
+from .measured import flow_of, measured
+from .planning import SRM_ALPHA
 from .prepost import simulate_placebo
+from .readout import draw_units, drawn_plan, read_units
+from .roi import rates as review_chances
 from .roi import simulate_rates
-from .sequential import simulate_looking
+from .sequential import sequential_ratio, simulate_looking
 
 # %% auto #0
 __all__ = ['TOPICS']
@@ -35,6 +42,16 @@ def _reviews(
     for true, error, answer, low, high in wanted:
         rate = simulate_rates(true, error, reviews=runs, seed=seed)[answer]
         yield Claim("roi", f"true {true}, error {error:.0%}: {answer}", low, high, rate, runs)
+
+# %% ../../nbs/69_value.sims.ipynb #known
+def _known(
+    runs: int,  # not used: the chances are computed
+    seed: int,
+) -> Iterator[Claim]:
+    "Return on investment, the error being known."
+    for true, error, answer in ((2.0, 0.15, "keep"), (0.5, 0.15, "decommission"), (0.5, 0.20, "decommission")):
+        (chance,) = review_chances(error, true=(true,), known_error=True)
+        yield Claim("roi", f"known error, true {true}, error {error:.0%}: {answer}", 0.90, 1.0, getattr(chance, answer))
 
 # %% ../../nbs/69_value.sims.ipynb #looking
 def _looking(
@@ -98,10 +115,76 @@ def _prepost(
                 "placebo", f"AR {rho}, level drift {drift}, {before} days before {after}", 0.0, 0.10, rate, runs
             )
 
+# %% ../../nbs/69_value.sims.ipynb #ratios
+def _ratios(
+    runs: int,
+    seed: int,
+) -> Iterator[Claim]:
+    "Ratio metrics: successes over attempts of units that try more or less often, and succeed more or less."
+    rng = np.random.default_rng(seed)
+    for units, visits in ((200, 2), (200, 20), (2000, 5)):
+        held = 0
+        for _ in range(runs):
+            sides = []
+            for _side in range(2):
+                tried = 1 + rng.negative_binomial(1, 1 / visits, units)
+                sides.append(arm(rng.binomial(tried, rng.beta(2, 8, units)), denominators=tried))
+            e = compare(*sides)
+            held += e.low is not None and e.high is not None and e.low <= 0 <= e.high
+        yield Claim("coverage", f"ratio, {units} units an arm, {visits} attempts a unit", 0.93, 0.97, held / runs, runs)
+
+
+def _sample_ratios(
+    runs: int,
+    seed: int,
+) -> Iterator[Claim]:
+    "Sample ratio at daily looks for 90 days."
+    rng = np.random.default_rng(seed)
+    for share, daily in ((0.5, 40), (0.5, 1000), (0.1, 1000)):
+        hits = 0
+        for _ in range(runs):
+            treated = rng.binomial(daily, share, 90).cumsum()
+            counts = np.column_stack([daily * np.arange(1, 91) - treated, treated])
+            hits += sequential_ratio(counts.tolist(), [1 - share, share])[-1] < SRM_ALPHA
+        case = f"sound arms called unsound, {share:.0%} treated, {daily} units a day"
+        yield Claim("sample ratio", case, 0.0, SRM_ALPHA, hits / runs, runs)
+
+# %% ../../nbs/69_value.sims.ipynb #chain
+def _chain(
+    runs: int,
+    seed: int,
+) -> Iterator[Claim]:
+    "What `read_units` and `measured` say of experiments whose truth is known."
+    rng, at = np.random.default_rng(seed), datetime(2026, 7, 1, tzinfo=UTC)
+    for design in ("planned-end", "open-ended"):
+        plan, counts = drawn_plan(90 * 40, design), dict.fromkeys(("wins", "safe", "segments", "keep", "retire"), 0)
+        for _ in range(runs):
+            null = read_units(plan, draw_units(rng, daily=40, harm=0.02), at)
+            counts["wins"] += bool(null.winner)
+            counts["safe"] += any(r.state == "safe" for r in null.rails)
+            counts["segments"] += any(s.winner for s in null.segments)
+            even = read_units(plan, draw_units(rng, days=90, daily=40, effect=0.15), at)
+            roi = measured(even, 0.15 * flow_of(even).monthly, "EUR").roi
+            counts["keep"] += roi.net_low is not None and roi.net_low > 0
+            counts["retire"] += roi.net_high is not None and roi.net_high < 0
+        cases = {
+            "wins": "no effect: a winner",
+            "safe": "harm at the margin: called safe",
+            "segments": "no effect: any of four segments wins",
+            "keep": "worth exactly its cost: kept",
+            "retire": "worth exactly its cost: the interval lies below",
+        }
+        for name, case in cases.items():
+            yield Claim("chain", f"{design}, {case}", 0.0, 0.05, counts[name] / runs, runs)
+
 # %% ../../nbs/69_value.sims.ipynb #topics
 TOPICS = {
     "roi": Topic(_reviews, 10_000),
+    "known": Topic(_known, 1),
     "looking": Topic(_looking, 2_000),
     "revenue": Topic(_revenue, 4_000),
+    "ratios": Topic(_ratios, 4_000),
+    "sample ratios": Topic(_sample_ratios, 20_000),
+    "chain": Topic(_chain, 600),
     "prepost": Topic(_prepost, 400),
 }

@@ -6,22 +6,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from ..charter import Business, Charter, load_frozen
+from ..core.errors import InputError
 from ..core.facts import Fact
 from ..core.files import read_json, write_json
 from ..core.messages import Message
 from ..core.workspace import Evidence, Workspace, evidence_of, write_evidence
 from .costs import CostTable, Usage, by_item, by_month, cost_per_1000, plan
-from .roi import LEVEL, Amounts, Roi, break_even, judge, rate_facts, roi_facts, tornado, value_of_waiting
+from .measured import Measured, experiment_data, measured
+from .months import given_to_months, months_seen
+from .readout import read_experiment
+from .registration import registrations
+from mlops_nb.value.roi import (
+    LEVEL,
+    MIN_MONTHS,
+    Amounts,
+    Roi,
+    break_even,
+    judge,
+    rate_facts,
+    roi_facts,
+    tornado,
+    value_of_waiting,
+)
 from .savings import machine_of, savings, used
 
 # %% auto #0
-__all__ = ['FAMILIES', 'Z95', 'Counts', 'pooled', 'counts_from_rates', 'window_counts', 'month_value', 'variance', 'serving_cost',
-           'budget', 'projected', 'projection_facts', 'sensitivity', 'run_value']
+__all__ = ['FAMILIES', 'Z95', 'Counts', 'pooled', 'counts_from_rates', 'window_counts', 'Observed', 'observed', 'month_value',
+           'variance', 'serving_cost', 'budget', 'projected', 'projection_facts', 'sensitivity', 'run_value']
 
 # %% ../../nbs/67_value.stage.ipynb #counts
 @dataclass(frozen=True)
@@ -121,6 +138,30 @@ def window_counts(
         derived = counts_from_rates(_rates(facts, file.stem), task, file.stem)
         found += [derived] if derived else []
     return tuple(found)
+
+# %% ../../nbs/67_value.stage.ipynb #calendar
+@dataclass(frozen=True)
+class Observed:
+    "Counts by month, and how many months of observation they are."
+
+    counts: tuple[Counts, ...]
+    months: int
+
+
+def observed(
+    ws: Workspace,
+    windows: Sequence[Counts],  # named after their files
+) -> Observed:
+    "The windows by calendar month; those of a rehearsal as they are."
+    docs = [read_json(ws.windows / f"{w.name}.json") for w in windows]
+    clocked = [(d["start"], d["end"]) for d in docs if isinstance(d, dict) and d.get("start") and d.get("end")]
+    if len(clocked) < len(windows) or not windows:
+        return Observed(tuple(windows), min(len(windows), MIN_MONTHS - 1))
+    spans = [(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in clocked]
+    told = ({"rows": float(w.rows), "actions": w.actions, "hits": w.hits} for w in windows)
+    months = given_to_months((*s, c) for s, c in zip(spans, told, strict=True))
+    counts = (Counts(round(c["rows"]), c["actions"], c["hits"], m) for m, c in months.items())
+    return Observed(tuple(c for c in counts if c.rows), len(months_seen(spans)))
 
 # %% ../../nbs/67_value.stage.ipynb #value
 Z95 = 1.96
@@ -266,15 +307,15 @@ class _Found:
 def _judged(
     charter: Charter,
     test: Counts | None,
-    windows: tuple[Counts, ...],
+    seen: Observed,
     cost: float,
     basis: str,  # Of the windows
 ) -> _Found | None:
     "Headline and projection, where there are counts for them."
     projection = projected(test, charter, cost, 0, "assumed") if test else None
-    if windows:
-        together = pooled(windows)
-        return _Found(together, windows, projected(together, charter, cost, len(windows), basis), projection)
+    if seen.counts:
+        together = pooled(seen.counts)
+        return _Found(together, seen.counts, projected(together, charter, cost, seen.months, basis), projection)
     return _Found(test, (), projection, projection) if test and projection else None
 
 # %% ../../nbs/67_value.stage.ipynb #data
@@ -284,6 +325,15 @@ def _basis_of(
 ) -> str:
     "The weakest basis of an item's lines."
     return CostTable(table.currency, tuple(c for c in table.lines if c.item == item)).basis
+
+
+def _costs(
+    charter: Charter,
+    table: CostTable,
+) -> dict[str, Any]:
+    "The budget by item, over the months it is for."
+    lines = [{"item": i, "amount": a, "basis": _basis_of(table, i)} for i, a in by_item(table).items()]
+    return {"costs": lines, "cost_months": charter.expiry_months}
 
 
 def _data(
@@ -301,8 +351,7 @@ def _data(
         "currency": charter.costs.currency,
         "level": LEVEL,
         "windows": [{"name": n, "value": v, "cost": cost, "net": v - cost} for n, v in monthly],
-        "costs": [{"item": i, "amount": a, "basis": _basis_of(table, i)} for i, a in by_item(table).items()],
-        "cost_months": charter.expiry_months,
+        **_costs(charter, table),
         "waiting": asdict(value_of_waiting(found.roi)),
         "counts": asdict(found.counts),
         **sensitivity(found.counts, charter, cost),
@@ -335,41 +384,91 @@ def _windows_basis(
     rehearsed = monitor is None or monitor.data.get("basis", "simulated") == "simulated"
     return "simulated" if rehearsed else charter.business.basis
 
+# %% ../../nbs/67_value.stage.ipynb #experiment
+def _experiment(
+    ws: Workspace,
+    cost: float,  # money a month
+    table: CostTable,
+) -> tuple[Measured | None, tuple[Message, ...]]:  # None: there is none whose result may be read
+    "The newest announced experiment, in money."
+    announced = registrations(ws)
+    if not announced:
+        return None, ()
+    name = announced[-1].experiment.name
+    try:
+        found = measured(read_experiment(ws, name), cost, table.currency, table.basis)
+    except InputError as e:
+        return None, (Message("value.experiment_unread", {"name": name, "why": str(e)}),)
+    if found.found.state != "assessed":
+        why = found.found.reason.text()
+        return None, (Message("value.experiment_running", {"name": name, "why": why}),)
+    return found, found.found.notes
+
+# %% ../../nbs/67_value.stage.ipynb #kept
+def _promise_kept(
+    m: Measured,
+    projection: Roi | None,
+) -> tuple[Fact, ...]:
+    "How much of the projected value was measured."
+    promised = projection.amounts.value if projection else 0.0
+    if promised <= 0:
+        return ()
+    low, high = (None if v is None else (v + m.roi.amounts.cost) / promised for v in (m.roi.net_low, m.roi.net_high))
+    value, method = m.roi.amounts.value / promised, "interval of the measured value alone"
+    return (Fact("realised.promise_kept", value, "", low, high, LEVEL, method, basis=m.roi.amounts.basis),)
+
 # %% ../../nbs/67_value.stage.ipynb #run
+def _headline(
+    found: _Found | None,
+    m: Measured | None,
+    charter: Charter,
+    table: CostTable,
+    cost: float,
+) -> tuple[tuple[Fact, ...], dict[str, Any]]:  # Facts and data
+    "The return that is decided on, and the projection beside it."
+    projection = found.projection if found else None
+    beside = projection_facts(projection) if projection else ()
+    if m:
+        facts = (*roi_facts(m.roi), *beside, *_promise_kept(m, projection), *m.facts, *rate_facts(m.roi))
+        return facts, {**_costs(charter, table), **experiment_data(m)}
+    if found is None:
+        return (Fact("roi.ratio", None, state="not-assessed", basis="assumed", threshold=1.0),), {}
+    return (*roi_facts(found.roi), *beside, *rate_facts(found.roi)), _data(found, charter, table, cost)
+
+
 def run_value(
     ws: Workspace,
 ) -> Evidence:  # Stage value
-    "Judge the return of a workspace from its charter, trial, score and rehearsed windows."
+    "Judge the return of a workspace from its charter, trial, score, windows and announced experiment."
     charter, stages = load_frozen(ws).charter, evidence_of(ws, ("trial", "score", "monitor", "export"))
     per_1000 = serving_cost(stages.get("trial"), charter)
     table = budget(charter, per_1000)
     cost = sum(by_month(table).values()) / charter.expiry_months if table.lines else 0.0
     score = stages.get("score")
     test = counts_from_rates(_rates(score.facts), charter.data.task) if score else None
-    windows = window_counts(ws, stages.get("monitor"), charter.data.task)
-    found = _judged(charter, test, windows, cost, _windows_basis(stages.get("monitor"), charter))
+    seen = observed(ws, window_counts(ws, stages.get("monitor"), charter.data.task))
+    found = _judged(charter, test, seen, cost, _windows_basis(stages.get("monitor"), charter))
     obstacle = _obstacle(charter, found.counts if found else None)
-    costs = _cost_facts(charter, per_1000, cost, table)
-    if obstacle or found is None:
-        data: dict[str, Any] = {"decision": "not-assessed", "reason": (obstacle or Message("value.no_rates")).to_dict()}
-        facts = (*costs, Fact("roi.ratio", None, state="not-assessed", basis="assumed", threshold=1.0))
-    else:
-        data = _data(found, charter, table, cost)
-        projection = projection_facts(found.projection) if found.projection else ()
-        facts = (*costs, *roi_facts(found.roi), *projection, *rate_facts(found.roi))
-    settings = ws.settings()
-    machine = machine_of(stages.get("trial"), stages.get("export"))
+    m, told = _experiment(ws, cost, table)
+    facts, data = _headline(None if obstacle else found, m, charter, table, cost)
+    if not data:
+        data = {"decision": "not-assessed", "reason": (obstacle or Message("value.no_rates")).to_dict()}
+    warnings = _warnings(charter, found, cost) if m is None and not obstacle else ()
+    unknown = (obstacle,) if obstacle and m is None else ()
+    settings, machine = ws.settings(), machine_of(stages.get("trial"), stages.get("export"))
     saved = savings(charter, machine, used(ws.logs, settings), cost, settings)
-    facts, data = (*facts, *saved.facts), {**data, "savings": saved.to_dict()}
-    return _written(ws, facts, data, (obstacle,) if obstacle else _warnings(charter, found))
+    facts = (*_cost_facts(charter, per_1000, cost, table), *facts, *saved.facts)
+    return _written(ws, facts, {**data, "savings": saved.to_dict()}, (*unknown, *told, *warnings))
 
 # %% ../../nbs/67_value.stage.ipynb #written
 def _warnings(
     charter: Charter,
     found: _Found | None,
+    cost: float,
 ) -> tuple[Message, ...]:
     "What a reader must know before the numbers."
     told = [Message("value.money_assumed", {})] if charter.business.basis == "assumed" else []
+    told += [] if cost else [Message("roi.note.zero_cost")]
     if found and found.months and found.roi.amounts.basis == "simulated":
         told.append(Message("value.rehearsed", {"windows": len(found.months), "rows": found.counts.rows}))
     return tuple(told)
