@@ -158,10 +158,11 @@ def observed(
     if len(clocked) < len(windows) or not windows:
         return Observed(tuple(windows), min(len(windows), MIN_MONTHS - 1))
     spans = [(datetime.fromisoformat(a), datetime.fromisoformat(b)) for a, b in clocked]
+    over = [s for s, d in zip(spans, docs, strict=True) if not d.get("open")]
     told = ({"rows": float(w.rows), "actions": w.actions, "hits": w.hits} for w in windows)
     months = given_to_months((*s, c) for s, c in zip(spans, told, strict=True))
     counts = (Counts(round(c["rows"]), c["actions"], c["hits"], m) for m, c in months.items())
-    return Observed(tuple(c for c in counts if c.rows), len(months_seen(spans)))
+    return Observed(tuple(c for c in counts if c.rows), len(months_seen(over)))
 
 # %% ../../nbs/67_value.stage.ipynb #value
 Z95 = 1.96
