@@ -246,6 +246,17 @@ def test_units_in_both_arms_strangers_and_repeats_are_counted(tmp_path: Path) ->
     assert told["negative"]["n"] >= 1
 
 
+def test_the_comparison_ends_when_the_winner_is_promoted(tmp_path: Path) -> None:
+    story = Story()
+    n = len(story.log["version"])
+    story.log["version"][600:] = ["new"] * (n - 600)
+    found = read_experiment(workspace(tmp_path, story=story))
+    assert found.state == "assessed"
+    assert found.srm_p > 0.1
+    assert n - 600 <= notes(found)["after"]["n"] <= n - 595
+    assert sum(found.arrivals) + notes(found)["after"]["n"] == n
+
+
 def test_a_rail_nobody_reports_is_not_called_safe(tmp_path: Path) -> None:
     story = Story()
     story.outcomes = [o for o in story.outcomes if o["kind"] == "margin"]

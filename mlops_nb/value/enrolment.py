@@ -23,18 +23,19 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 # %% auto #0
-__all__ = ['Floats', 'Ints', 'Bools', 'DAY_US', 'LeftOut', 'Enrolment', 'enrol']
+__all__ = ['Floats', 'Ints', 'Bools', 'DAY_US', 'STOPPED', 'Tally', 'Enrolment', 'enrol']
 
 # %% ../../nbs/66d_value.enrolment.ipynb #enrolment
 DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class LeftOut:
-    "What the comparison does not see, in numbers."
+class Tally:
+    "What a reader must know of the units, in numbers."
 
     before: int = 0  # units served before the announcement
-    crossed: tuple[int, int] = (0, 0)  # units answered by both versions, by their first arm
+    after: int = 0  # units that came after one arm had stopped
+    crossed: tuple[int, int] = (0, 0)  # units answered by both versions within their window, by their first arm
     unnamed: int = 0  # rows without a unit
     waiting: int = 0  # units whose window is not over
     repeated: int = 0  # outcomes that came again
@@ -51,23 +52,17 @@ class Enrolment:
     first_us: Ints  # moment of the first request, since 1970, UTC
     day: Ints  # 1, 2 ... on which its window is over
     arrival: Ints  # 1, 2 ... on which it came
-    crossed: Bools
-    complete: Bools  # its window is over
+    read: Bools  # its window is over: it is compared
     values: Mapping[str, Floats]  # by metric; NaN: missing
     covariate: Floats | None
     segments: Mapping[str, NDArray[Any]]  # by input column: level of each unit
     currency: str = ""
-    left_out: LeftOut = field(default_factory=LeftOut)
+    tally: Tally = field(default_factory=Tally)
 
     def __len__(self) -> int:
         return len(self.unit)
 
-    @property
-    def read(self) -> Bools:
-        "The units that are compared."
-        return self.complete & ~self.crossed
-
-    def arrivals(self) -> Ints:  # [days, 2]: control, treatment; crossed units where they came first
+    def arrivals(self) -> Ints:  # [days, 2]: control, treatment
         "Cumulative units by day of arrival, for the sample-ratio check."
         days = int(self.arrival.max())
         sides = [np.bincount(self.arrival[self.treated == s] - 1, minlength=days) for s in (False, True)]
@@ -263,16 +258,17 @@ def enrol(
     names = np.asarray(rows["unit_id"].to_numpy(zero_copy_only=False)).astype(str)
     units, first, of_row = np.unique(names, return_index=True, return_inverse=True)
     at, treated_row = _micros(rows["time"]), np.asarray(pc.equal(rows["version"], e.treatment))
-    seen = [np.bincount(of_row[treated_row == s], minlength=len(units)) > 0 for s in (False, True)]
+    within = at - at[first][of_row] < e.window_days * DAY_US
+    seen = [np.bincount(of_row[within & (treated_row == s)], minlength=len(units)) > 0 for s in (False, True)]
     told = _told(_upto(outcomes, until), e, rows, of_row, units, at[first])
     heads = rows.take(pa.array(first, pa.int64()))
     late = at[first] > (_micro(since) if since else -1)
     whole = _build(e, units, heads, treated_row[first], seen[0] & seen[1], told, until, late)
     left = replace(
-        whole.left_out, before=int((~late).sum()), unnamed=everything.num_rows - rows.num_rows,
+        whole.tally, before=int((~late).sum()), unnamed=everything.num_rows - rows.num_rows,
         repeated=told.repeated, strangers=told.strangers, outside=told.outside,
     )  # fmt: skip
-    return replace(whole, left_out=left)
+    return replace(whole, tally=left)
 
 
 def _upto(
@@ -284,6 +280,23 @@ def _upto(
     return (
         outcomes.filter(pc.less(outcomes[name], pa.scalar(until, outcomes[name].type))) if len(outcomes) else outcomes
     )
+
+# %% ../../nbs/66d_value.enrolment.ipynb #stop
+STOPPED = 1e-4  # chance of the last run of units in one arm
+
+
+def _before_stop(
+    treated: Bools,  # in the order of arrival
+    e: Experiment,
+) -> int:  # units that came while both arms were filled
+    "Where the comparison ends; raises `InputError` when one arm has nobody."
+    other = np.flatnonzero(treated != treated[-1])
+    if not len(other):
+        empty = "control" if treated[-1] else "treatment"
+        raise InputError(f"arm '{empty}' has no units", where=e.name, fix="nobody came to it after the announcement")
+    run = len(treated) - int(other[-1]) - 1
+    chance = (e.share if treated[-1] else 1 - e.share) ** run
+    return len(treated) - run if chance < STOPPED else len(treated)
 
 # %% ../../nbs/66d_value.enrolment.ipynb #build
 def _build(
@@ -298,17 +311,18 @@ def _build(
 ) -> Enrolment:
     "Order the units by their arrival and number the days."
     at = _micros(heads["time"])
-    kept = np.flatnonzero(late)
-    if not len(kept):
+    new = np.flatnonzero(late)
+    if not len(new):
         raise InputError("every unit was served before the plan was announced", where=e.name, fix="wait for new units")
-    kept = kept[np.argsort(at[kept], kind="stable")]
+    new = new[np.argsort(at[new], kind="stable")]
+    kept = new[: _before_stop(treated[new], e)]
     arrival = (at[kept] // DAY_US - at[kept][0] // DAY_US + 1).astype(np.int64)
-    complete = at[kept] + e.window_days * DAY_US <= _micro(until)
+    over = at[kept] + e.window_days * DAY_US <= _micro(until)
     covariate, segments = _covariate(heads, e), _segments(heads, e)
     sides = tuple(int((crossed[kept] & (treated[kept] == s)).sum()) for s in (False, True))
-    left = LeftOut(crossed=(sides[0], sides[1]), waiting=int((~complete & ~crossed[kept]).sum()))
+    tally = Tally(crossed=(sides[0], sides[1]), waiting=int((~over).sum()), after=len(new) - len(kept))
     return Enrolment(
-        units[kept], treated[kept], at[kept], arrival + e.window_days, arrival, crossed[kept], complete,
+        units[kept], treated[kept], at[kept], arrival + e.window_days, arrival, over,
         {m: v[kept] for m, v in told.values.items()}, None if covariate is None else covariate[kept],
-        {n: s[kept] for n, s in segments.items()}, told.currency, left,
+        {n: s[kept] for n, s in segments.items()}, told.currency, tally,
     )  # fmt: skip

@@ -201,9 +201,10 @@ def _left_out(
     units: Enrolment,
 ) -> list[Message]:
     "What the comparison does not see, where there is any."
-    left = units.left_out
+    left = units.tally
     counted = {
         "before": left.before,
+        "after": left.after,
         "unnamed": left.unnamed,
         "waiting": left.waiting,
         "repeated": left.repeated,
@@ -478,7 +479,7 @@ def draw_units(
     arrival = np.repeat(np.arange(1, days + 1), daily)
     region = rng.choice(np.array(["north", "south", "east", "west"], dtype=object), n)
     return Enrolment(
-        np.arange(n), treated, (arrival - 1) * 86_400_000_000, arrival, arrival, np.zeros(n, dtype=bool),
+        np.arange(n), treated, (arrival - 1) * 86_400_000_000, arrival, arrival,
         np.ones(n, dtype=bool), {"value": value, "complaints": complained}, x, {"region": region},
     )  # fmt: skip
 
