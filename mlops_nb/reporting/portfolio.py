@@ -323,8 +323,9 @@ def _maturity(
     level = Fact("portfolio.level", found.level, "1", source=source)
     served = Fact("portfolio.served_share", None, source=source)
     if share is not None:
-        ends = {"low": share.low, "high": share.high, "level": share.level, "n": share.n}
-        served = Fact("portfolio.served_share", share.value, method=share.method, source=source, **ends)
+        served = Fact(
+            served.id, share.value, "", share.low, share.high, share.level, share.method, share.n, source=source
+        )
     recovery = Fact("portfolio.recovery_h", found.recovery_h, "h", n=found.recoveries, source=source)
     still = Fact("portfolio.open_now", found.open_now, "1", source=source)
     missing = "; ".join(w.label(f"maturity.{k}") for k in found.missing) or "–"

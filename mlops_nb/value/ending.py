@@ -129,5 +129,5 @@ def retirement_of(
     id, told = begun.subject, begun.data
     closed = next((e for e in entries if (e.event, e.subject) == (CLOSED, id)), None)
     steps = tuple(step_of(entries, id, name) for name in STEPS)
-    said = (str(told.get(k, "")) for k in ("decision", "reason", "replacement"))
-    return Retirement(id, *said, begun.time, steps, closed.time if closed else "")
+    decision, reason, replacement = (str(told.get(k, "")) for k in ("decision", "reason", "replacement"))
+    return Retirement(id, decision, reason, replacement, begun.time, steps, closed.time if closed else "")
