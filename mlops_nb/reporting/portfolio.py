@@ -178,7 +178,7 @@ def _maturity_cells(
     told = (str(found.level), served, hours, missing)
     return tuple((label(f"portfolio.{k}", lang), v) for k, v in zip(_INDICATORS, told, strict=True))
 
-
+# %% ../../nbs/79a_reporting.portfolio.ipynb #plain-tables
 def portfolio_tables(
     p: Portfolio,
     lang: str = "en",
@@ -335,7 +335,7 @@ def _maturity(
     ]
     return pairs([*told, (w.label("portfolio.missing"), missing)])
 
-
+# %% ../../nbs/79a_reporting.portfolio.ipynb #whole-page
 def portfolio_page(
     p: Portfolio,
     out: Path,  # The page's place; links are relative to it
