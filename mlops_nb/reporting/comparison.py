@@ -26,31 +26,18 @@ from mlops_nb.reporting.changes import (
 from .diff import Change, reasons_for_verdict, verdict_change
 from .page import Piece, Writer, compact, pairs, section, short_hash
 from .rendering import Heading, make_page
-from .sealing import check_sums, root_of, unseal
+from .sealing import check_sums, report_page, root_of, unseal
 from .values import fact_label, fact_text
 
 # %% auto #0
 __all__ = ['read_edition', 'compare_reports', 'comparison_json', 'comparison_text', 'comparison_page']
 
 # %% ../../nbs/78b_reporting.comparison.ipynb #read
-def _page_of(
-    path: Path,
-) -> Path:
-    "The page of a report folder, or the page itself; raises `InputError`."
-    if path.is_file():
-        return path
-    pages = sorted(path.glob("*.html"))
-    if len(pages) != 1:
-        what = "no such report" if not path.exists() else f"{len(pages) or 'no'} HTML pages in the folder"
-        raise InputError(what, where=str(path), fix="give a report's folder or its page")
-    return pages[0]
-
-
 def read_edition(
     path: str | Path,  # A report's folder or its HTML page
 ) -> Edition:
     "A published report; raises `InputError` for what is none and `Refused` for one that was touched."
-    page = _page_of(Path(path))
+    page = report_page(path)
     try:
         html = page.read_bytes().decode()
         opened = unseal(html)

@@ -13,14 +13,28 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import Refused
+from ..core.errors import InputError, Refused
 from ..core.facts import Fact
 from ..core.hashing import sha256_bytes, sha256_file, sha256_object
 from .values import fact_text
 
 # %% auto #0
-__all__ = ['ROOT_GAP', 'MANIFEST_GAP', 'SUMS', 'script_json', 'data_block', 'Sealed', 'root_of', 'seal', 'Opened', 'unseal',
-           'shown_facts', 'wrong_texts', 'sums_text', 'check_sums']
+__all__ = ['ROOT_GAP', 'MANIFEST_GAP', 'SUMS', 'report_page', 'script_json', 'data_block', 'Sealed', 'root_of', 'seal', 'Opened',
+           'unseal', 'shown_facts', 'wrong_texts', 'sums_text', 'check_sums']
+
+# %% ../../nbs/70a_reporting.sealing.ipynb #report-page
+def report_page(
+    path: str | Path,  # A report's folder or its HTML page
+) -> Path:
+    "The one HTML page of a report; raises `InputError`."
+    place = Path(path)
+    if place.is_file():
+        return place
+    pages = sorted(place.glob("*.html"))
+    if len(pages) != 1:
+        what = f"{len(pages) or 'no'} HTML pages in the folder" if place.exists() else "no such report"
+        raise InputError(what, where=str(path), fix="give a report's folder or its page")
+    return pages[0]
 
 # %% ../../nbs/70a_reporting.sealing.ipynb #gaps
 ROOT_GAP = "\ue000root\ue001"

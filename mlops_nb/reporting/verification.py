@@ -17,7 +17,7 @@ from ..core.hashing import canonical, sha256_file, sha256_object
 from ..core.messages import Message
 from ..core.workspace import Workspace
 from ..ledger import Entry, Ledger
-from .sealing import SUMS, Opened, check_sums, root_of, unseal, wrong_texts
+from .sealing import SUMS, Opened, check_sums, report_page, root_of, unseal, wrong_texts
 from .signatures import Signed, check_approval, frozen_people
 
 # %% auto #0
@@ -280,23 +280,11 @@ def _signatures_of_page(
         yield _finding("fits", "nobody_signed")
 
 # %% ../../nbs/78a_reporting.verification.ipynb #verify
-def _page_of(
-    path: Path,
-) -> Path:
-    "The HTML page of a report; raises `InputError`."
-    if path.is_file():
-        return path
-    pages = sorted(path.glob("*.html"))
-    if len(pages) != 1:
-        raise InputError(f"{len(pages) or 'no'} HTML pages in the folder", where=str(path), fix="give the page itself")
-    return pages[0]
-
-
 def verify_report(
     path: str | Path,  # A report's folder or its HTML page
 ) -> Verification:
     "Check a report as far as it goes; raises `InputError` when there is none."
-    page = _page_of(Path(path))
+    page = report_page(path)
     try:
         html = page.read_bytes().decode()
         opened = unseal(html)
