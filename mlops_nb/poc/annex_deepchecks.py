@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .annex_child import leave_answer
+
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['lend_names', 'summary', 'run', 'main']
+__all__ = ['lend_names', 'summary', 'run']
 
 # %% ../../nbs/28b_poc.annex_deepchecks.ipynb #names
 def lend_names() -> None:
@@ -100,15 +100,5 @@ def run(
     return summary(import_module("deepchecks").__version__, _conditions(list(result.results)))
 
 
-def main(
-    folder: str,
-) -> None:
-    "Run, and leave `found.json`."
-    os.environ["DISABLE_LATEST_VERSION_CHECK"] = "1"
-    warnings.simplefilter("ignore")
-    found = run(Path(folder))
-    (Path(folder) / "found.json").write_text(json.dumps(found), encoding="utf-8")
-
-
 if __name__ == "__main__" and __spec__ is not None:  # a notebook is __main__ too, without a spec
-    main(sys.argv[1])
+    leave_answer(sys.argv[1], run, "DISABLE_LATEST_VERSION_CHECK")

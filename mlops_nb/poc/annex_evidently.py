@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from .annex_child import leave_answer
+
 # %% auto #0
-__all__ = ['summary', 'run', 'main']
+__all__ = ['summary', 'run']
 
 # %% ../../nbs/28c_poc.annex_evidently.ipynb #summary
 def summary(
@@ -45,15 +45,5 @@ def run(
     return summary(evidently.__version__, snapshot.dict().get("tests", []))
 
 
-def main(
-    folder: str,
-) -> None:
-    "Run, and leave `found.json`."
-    os.environ["DO_NOT_TRACK"] = "1"
-    warnings.simplefilter("ignore")
-    found = run(Path(folder))
-    (Path(folder) / "found.json").write_text(json.dumps(found), encoding="utf-8")
-
-
 if __name__ == "__main__" and __spec__ is not None:  # a notebook is __main__ too, without a spec
-    main(sys.argv[1])
+    leave_answer(sys.argv[1], run, "DO_NOT_TRACK")
