@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ..core.errors import MlopsError, Refused
 from ..core.files import read_json, write_json
 from ..core.hashing import sha256_bytes, sha256_file
 from ..core.messages import Message, label
+from ..core.verification import Finding, Verification
 from ..core.workspace import Evidence, Workspace, evidence_file, stage_evidence
 from ..ledger import Entry, Ledger
 from .approval import check_approvers, decision_id, read_approvals, valid_approvals
@@ -26,28 +26,11 @@ from .gate import Past, decide, files_behind, gate_evidence, named_files, past_o
 from .pieces import first_wrong, ledger_byte
 
 # %% auto #0
-__all__ = ['Finding', 'Verification', 'first_difference', 'verify_ledger', 'verify_decision', 'verify_workspace']
+__all__ = ['VerifiedDecision', 'first_difference', 'verify_ledger', 'verify_decision', 'verify_workspace']
 
 # %% ../../nbs/28a_poc.verification.ipynb #finding
-@dataclass(frozen=True)
-class Finding:
-    "One thing that was checked."
-
-    state: str  # fits, wrong or absent
-    message: Message
-
-
-@dataclass(frozen=True)
-class Verification:
+class VerifiedDecision(Verification):
     "What was checked about a decision."
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def exit_code(self) -> int:
-        "1 when something does not fit, 3 when evidence is absent, else 0."
-        states = {f.state for f in self.findings}
-        return 1 if "wrong" in states else 3 if "absent" in states else 0
 
     def text(
         self,
@@ -305,15 +288,15 @@ def _parts(
 
 def verify_decision(
     ws: Workspace,
-) -> Verification:
+) -> VerifiedDecision:
     "Compute a decision again from its evidence, and follow the hashes down to the files behind it."
-    return Verification(tuple(_tried(_parts(ws))))
+    return VerifiedDecision(tuple(_tried(_parts(ws))))
 
 
 def verify_workspace(
     ws: Workspace,
-) -> Verification:
+) -> VerifiedDecision:
     "The ledger, and the decision if there is one."
     ledger = verify_ledger(ws)
     decided = verify_decision(ws).findings if ws.decision_file.exists() else ()
-    return Verification((ledger, *decided))
+    return VerifiedDecision((ledger, *decided))

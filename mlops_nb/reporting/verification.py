@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,21 @@ from ..core.errors import InputError, MlopsError, Refused
 from ..core.files import read_json
 from ..core.hashing import canonical, sha256_file, sha256_object
 from ..core.messages import Message
+from ..core.verification import Finding, Verification
 from ..core.workspace import Workspace
 from ..ledger import Entry, Ledger
 from .sealing import SUMS, Opened, check_sums, report_page, root_of, unseal, wrong_texts
 from .signatures import Signed, check_approval, frozen_people
 
 # %% auto #0
-__all__ = ['Finding', 'Verification', 'verify_report']
+__all__ = ['VerifiedReport', 'verify_report']
 
 # %% ../../nbs/78a_reporting.verification.ipynb #finding
-@dataclass(frozen=True)
-class Finding:
-    "One thing that was checked."
-
-    state: str  # fits, wrong, absent or replaced
-    message: Message
-
-
 _SIGNS = {"fits": "✓", "wrong": "✕", "absent": "○", "replaced": "◐"}
 
 
-@dataclass(frozen=True)
-class Verification:
+class VerifiedReport(Verification):
     "What was checked about one report."
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def exit_code(self) -> int:
-        "1 when something does not fit, 3 when evidence is absent, else 0."
-        states = {f.state for f in self.findings}
-        return 1 if "wrong" in states else 3 if "absent" in states else 0
 
     def text(self, lang: str = "en") -> str:
         "One line a finding and the sum of them."
@@ -282,7 +265,7 @@ def _signatures_of_page(
 # %% ../../nbs/78a_reporting.verification.ipynb #verify
 def verify_report(
     path: str | Path,  # A report's folder or its HTML page
-) -> Verification:
+) -> VerifiedReport:
     "Check a report as far as it goes; raises `InputError` when there is none."
     page = report_page(path)
     try:
@@ -292,7 +275,7 @@ def verify_report(
     except (UnicodeDecodeError, Refused, ValueError, TypeError, KeyError) as e:
         reason = str(e) if isinstance(e, Refused) else "the page cannot be read"
         folder = check_sums(page.parent) if (page.parent / SUMS).exists() else ()
-        return Verification(
+        return VerifiedReport(
             (
                 _finding("wrong", "unreadable", fault=reason),
                 *(_finding("wrong", f"sums_{f}", name=n) for n, f in folder),
@@ -302,4 +285,4 @@ def verify_report(
         found += [*_folder_findings(page.parent, html, opened), *_workspace_findings(page.parent, opened)]
     else:
         found += _alone(opened)
-    return Verification(tuple(found))
+    return VerifiedReport(tuple(found))
