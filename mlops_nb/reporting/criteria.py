@@ -15,7 +15,7 @@ from ..core.messages import Message
 from .audit import criterion_facts, criterion_of, state_fact
 from .figures import curve_svg, dots_of, figure, interval_svg
 from .material import Material
-from .page import Piece, Writer, code, fact_table, section, state_badge, table
+from .page import Piece, Writer, code, fact_table, nothing, section, state_badge, table
 
 # %% auto #0
 __all__ = ['criterion', 'figure_of', 'performance_section', 'calibration_section', 'fairness_section']
@@ -168,7 +168,7 @@ def calibration_section(
             table(w, w.label("section.calibration"), header, rows, quiet=True),
         ]
         if bins
-        else [Markup('<p class="none">{}</p>').format(w.text("calibration.none"))]
+        else [nothing(w, "calibration.none")]
     )
     return section(w, "calibration", *body)
 

@@ -19,8 +19,8 @@ from ..core.messages import Message, catalogue, label
 from .values import fact_html, message_html, typeset
 
 # %% auto #0
-__all__ = ['MIME', 'DASH', 'Piece', 'compact', 'state_tone', 'state_badge', 'Writer', 'table', 'pairs', 'bullets', 'notice',
-           'code', 'day', 'short_hash', 'section', 'part', 'fact_table']
+__all__ = ['MIME', 'DASH', 'Piece', 'compact', 'state_tone', 'state_badge', 'Writer', 'table', 'pairs', 'bullets', 'nothing',
+           'notice', 'code', 'day', 'short_hash', 'section', 'part', 'fact_table']
 
 # %% ../../nbs/71_reporting.page.ipynb #piece
 MIME = "application/vnd.mlops-nb.piece+json"
@@ -139,8 +139,8 @@ def table(
     "A captioned table; the first column heads its rows."
     cells = [tuple(r) for r in rows]
     if not cells:
-        nothing = empty or w.text("page.nothing")
-        said = nothing if quiet else w.text("page.empty", caption=caption, nothing=nothing)
+        why = empty or w.text("page.nothing")
+        said = why if quiet else w.text("page.empty", caption=caption, nothing=why)
         return Markup('<p class="none">{}</p>').format(said)
     kinds = [Markup(' class="num"') if h.startswith(">") else Markup("") for h in header]
     head = Markup("").join(
@@ -181,6 +181,14 @@ def bullets(
 ) -> Markup:
     "A plain list."
     return Markup("<ul>\n{}\n</ul>").format(Markup("\n").join(Markup("<li>{}</li>").format(i) for i in items))
+
+
+def nothing(
+    w: Writer,
+    key: str = "page.nothing",  # Why there is nothing
+) -> Markup:
+    "What stands where there is nothing to show."
+    return Markup('<p class="none">{}</p>').format(w.text(key))
 
 
 def notice(

@@ -15,7 +15,7 @@ from ..core.messages import catalogue
 from .criteria import figure_of
 from .figures import bar_svg, dots_of, figure
 from .material import Material
-from .page import DASH, Piece, Writer, code, fact_table, section, table
+from .page import DASH, Piece, Writer, code, fact_table, nothing, section, table
 
 # %% auto #0
 __all__ = ['segments_section', 'robustness_section', 'importance_section', 'learning_section']
@@ -44,7 +44,7 @@ def segments_section(
     w = Writer(m.lang)
     searched = m.fact("segments.searched")
     if searched is None:
-        return section(w, "segments", Markup('<p class="none">{}</p>').format(w.text("segments.none_searched")))
+        return section(w, "segments", nothing(w, "segments.none_searched"))
     by_name = {f.qualifier: f for f in m.facts("segment.")}
     found = m.evidence["score"].data.get("segments") or ()
     rows = [_segment_row(m, w, r, by_name.get(str(r["name"]))) for r in found]
@@ -74,7 +74,7 @@ def robustness_section(
     w = Writer(m.lang)
     lost, refused = m.facts("robustness.loss/"), m.facts("robustness.refused/")
     if not (lost or refused):
-        return section(w, "robustness", Markup('<p class="none">{}</p>').format(w.text("robustness.none")))
+        return section(w, "robustness", nothing(w, "robustness.none"))
     names, caption = _named(w, (*lost, *refused)), w.label("fact.robustness.loss")
     drawn = figure_of(w, "robustness", lost, caption, names)
     tables = [fact_table(w, caption, lost, names)] if lost else []
@@ -101,7 +101,7 @@ def importance_section(
     shap = {f.qualifier: f for f in m.facts("importance.shap/")}
     permuted = {f.qualifier: f for f in m.facts("importance.permutation/")}
     if not (shap or permuted):
-        return section(w, "importance", Markup('<p class="none">{}</p>').format(w.text("importance.none")))
+        return section(w, "importance", nothing(w, "importance.none"))
     names = list(dict.fromkeys([*shap, *permuted]))
     header = (
         w.label("importance.input"),
@@ -143,7 +143,7 @@ def learning_section(
     w = Writer(m.lang)
     facts = m.facts("learning.")
     if not facts:
-        return section(w, "learning", Markup('<p class="none">{}</p>').format(w.text("learning.none")))
+        return section(w, "learning", nothing(w, "learning.none"))
     curve = [f for f in facts if f.low is not None]
     names = {f.id: f.qualifier for f in curve if f.qualifier}
     drawn = figure_of(w, "learning", curve, w.label("section.learning"), names)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ..core.facts import Fact
 from ..core.messages import Message, catalogue
 from .material import Material
-from .page import Piece, Writer, code, fact_table, pairs, section, short_hash, table
+from .page import Piece, Writer, code, fact_table, nothing, pairs, section, short_hash, table
 
 # %% auto #0
 __all__ = ['data_section', 'model_section', 'runs_section', 'methods_section']
@@ -41,7 +41,7 @@ def data_section(
     w = Writer(m.lang)
     evidence = m.evidence.get("data")
     if evidence is None:
-        return section(w, "data", Markup('<p class="none">{}</p>').format(w.text("page.nothing")))
+        return section(w, "data", nothing(w))
     known = _text_pairs(w, evidence.data.get("snapshot", {}), ("file", "id", "git", "dvc"))
     known += _text_pairs(w, evidence.data, ("split_by", "contract"))
     excluded = [(code(str(e["name"])), _reason(w, e.get("reason"))) for e in evidence.data.get("excluded", ())]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ..core.facts import Fact
 from ..core.messages import Message
 from .material import Material
-from .page import Piece, Writer, bullets, day, pairs, section, state_badge, table
+from .page import Piece, Writer, bullets, day, nothing, pairs, section, state_badge, table
 
 # %% auto #0
 __all__ = ['checklist_section', 'strategy_section', 'power_section', 'settled_section']
@@ -37,7 +37,7 @@ def checklist_section(
     w, source = Writer(m.lang), m.source("evidence/score.json")
     lines = m.evidence["score"].data.get("checklist") or ()
     if not lines:
-        return section(w, "checklist", Markup('<p class="none">{}</p>').format(w.text("page.nothing")))
+        return section(w, "checklist", nothing(w))
     left = Fact("checklist.left", sum(not line["done"] for line in lines), "1", n=len(lines), source=source)
     said = Markup("<p>{}</p>").format(w.text("checklist.count", left=w.fact(left), lines=w.fact(left, "n")))
     header = tuple(
@@ -54,7 +54,7 @@ def strategy_section(
     w, source = Writer(m.lang), m.source("evidence/score.json")
     told: Mapping[str, Any] = m.evidence["score"].data.get("strategy") or {}
     if not told:
-        return section(w, "strategy", Markup('<p class="none">{}</p>').format(w.text("page.nothing")))
+        return section(w, "strategy", nothing(w))
     items = [(w.label("strategy.mode"), w.label(f"strategy.mode.{told['mode']}"))]
     if told.get("protocol"):
         items.append((w.label("strategy.protocol"), w.label(f"strategy.protocol.{told['protocol']}")))
@@ -71,8 +71,7 @@ def power_section(
         w.message(Message.from_dict(p["message"]), f"power.{p['criterion']}", source)
         for p in m.decision.get("power", ())
     ]
-    nothing = Markup('<p class="none">{}</p>').format(w.text("power.none"))
-    return section(w, "power", bullets(said) if said else nothing)
+    return section(w, "power", bullets(said) if said else nothing(w, "power.none"))
 
 # %% ../../nbs/75c_reporting.readiness.ipynb #settled
 def settled_section(

@@ -15,7 +15,7 @@ from ..core.facts import Fact, Source
 from ..core.messages import Message
 from ..poc.amendments import Amendment, Change, amendments, tightens
 from .material import Material
-from .page import DASH, Piece, Writer, code, day, section, short_hash, state_badge, table
+from .page import DASH, Piece, Writer, code, day, nothing, section, short_hash, state_badge, table
 
 # %% auto #0
 __all__ = ['amendments_section', 'annexes_section']
@@ -67,7 +67,7 @@ def amendments_section(
     w, source = Writer(m.lang), Source("ledger.jsonl")
     frozen = [e for e in m.record.entries if e.event == "charter.frozen"]
     if not frozen:
-        return section(w, "amendments", Markup('<p class="none">{}</p>').format(w.text("amendments.unknown")))
+        return section(w, "amendments", nothing(w, "amendments.unknown"))
     metric = str(m.charter.get("criteria", {}).get("performance", {}).get("metric", ""))
     rows = [r for a in amendments(m.record.entries, m.evidence.get("poc")) for r in _amendment_rows(w, a, metric)]
     reads = Fact("test.reads", sum(e.event == "test.read" for e in m.record.entries), "1", source=source)
@@ -115,7 +115,7 @@ def annexes_section(
     evidence = m.evidence.get("annex")
     found = evidence.data.get("annexes", ()) if evidence else ()
     if not found:
-        return section(w, "opinions", Markup('<p class="none">{}</p>').format(w.text("opinions.none")))
+        return section(w, "opinions", nothing(w, "opinions.none"))
     header = (
         w.label("annex.tool"),
         w.label("word.state"),
