@@ -5,7 +5,7 @@
 # %% ../../nbs/37h_bundle.combined.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,28 +54,32 @@ def pipeline_transform(c: Compiler, pipeline: Any, block: Block) -> Block:
     return _before(c, pipeline.steps, block)
 
 
-def pipeline_probability(c: Compiler, pipeline: Any, block: Block) -> Value:
-    "A pipeline that ends in a classifier."
+def _ended(
+    c: Compiler,
+    pipeline: Any,
+    block: Block,
+    asked: Callable[[Compiler, Any, Block], Value],  # What its last step is asked for
+) -> Value:
+    "The transformers of a pipeline, then the answer of its last step."
     name, last = pipeline.steps[-1]
     block = _before(c, pipeline.steps[:-1], block)
     with c.at(name):
-        return probability(c, last, block)
+        return asked(c, last, block)
+
+
+def pipeline_probability(c: Compiler, pipeline: Any, block: Block) -> Value:
+    "A pipeline that ends in a classifier."
+    return _ended(c, pipeline, block, probability)
 
 
 def pipeline_decision(c: Compiler, pipeline: Any, block: Block) -> Value:
     "A pipeline that ends in a classifier of scores."
-    name, last = pipeline.steps[-1]
-    block = _before(c, pipeline.steps[:-1], block)
-    with c.at(name):
-        return decision(c, last, block)
+    return _ended(c, pipeline, block, decision)
 
 
 def pipeline_value(c: Compiler, pipeline: Any, block: Block) -> Value:
     "A pipeline that ends in a regression."
-    name, last = pipeline.steps[-1]
-    block = _before(c, pipeline.steps[:-1], block)
-    with c.at(name):
-        return value_of(c, last, block)
+    return _ended(c, pipeline, block, value_of)
 
 # %% ../../nbs/37h_bundle.combined.ipynb #columns
 def column_transformer(

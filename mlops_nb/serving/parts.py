@@ -131,6 +131,7 @@ class Draft:
     def __init__(self) -> None:
         self.rows = 0
         self._waiting: list[pa.Table] = []  # of one schema
+        self._unwritten = 0  # rows of those
         self._writer: pq.ParquetWriter | None = None
         self._sink = pa.BufferOutputStream()
         self._files: list[pa.Buffer] = []
@@ -143,11 +144,12 @@ class Draft:
             self._end_file()
         self._waiting.append(table)
         self.rows += table.num_rows
-        if sum(t.num_rows for t in self._waiting) >= ROW_GROUP:
+        self._unwritten += table.num_rows
+        if self._unwritten >= ROW_GROUP:
             self._write_group()
 
     def _write_group(self) -> None:
-        group, self._waiting = pa.concat_tables(self._waiting), []
+        group, self._waiting, self._unwritten = pa.concat_tables(self._waiting), [], 0
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._sink, group.schema, compression="zstd")
         self._writer.write_table(group)
