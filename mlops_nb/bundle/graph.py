@@ -18,7 +18,7 @@ from ..core.errors import Refused, require
 # %% auto #0
 __all__ = ['OPSET', 'Block', 'Names', 'Convert', 'Registry', 'Otherwise', 'LIBRARIES', 'Value', 'Graph', 'working', 'in_place',
            'wider', 'affine', 'pick', 'columns_of', 'Compiler', 'transform', 'probability', 'decision', 'value_of',
-           'matrix']
+           'applied', 'matrix']
 
 # %% ../../nbs/37b_bundle.graph.ipynb #value
 @dataclass(frozen=True)
@@ -218,6 +218,15 @@ def value_of(c: Compiler, step: Any, block: Block) -> Value:
     "What a regression predicts, [N, 1]."
     made: Value = c.ask("value", step, block)
     return made
+
+# %% ../../nbs/37b_bundle.graph.ipynb #applied
+def applied(
+    c: Compiler,
+    op: str,  # An operator that works number by number
+    x: Value,
+) -> Value:
+    "The tensor of the same shape that an operator makes of one."
+    return Value(c.graph.op(op, x.name), x.width, x.dtype, x.stored)
 
 # %% ../../nbs/37b_bundle.graph.ipynb #matrix
 def matrix(

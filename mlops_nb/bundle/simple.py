@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import Block, Compiler, Value, affine, columns_of, matrix, working
+from .graph import Block, Compiler, Value, affine, applied, columns_of, matrix, working
 from .trees import linked, sigmoid_pair, softmax
 
 # %% auto #0
@@ -44,7 +44,7 @@ def log_linear_value(c: Compiler, model: Any, x: Block) -> Value:
     y = linear_value(c, model, x)
     if type(model._base_loss.link).__name__ == "IdentityLink":
         return y
-    return Value(c.graph.op("Exp", y.name), 1, y.dtype, y.stored)
+    return applied(c, "Exp", y)
 
 # %% ../../nbs/37g_bundle.simple.ipynb #shares
 def shares(
@@ -64,7 +64,7 @@ def one_against_rest(c: Compiler, raw: Value) -> Value:
     "Sigmoids, for more than two classes divided by their sum."
     if raw.width == 1:
         return sigmoid_pair(c, raw)
-    return shares(c, Value(c.graph.op("Sigmoid", raw.name), raw.width, raw.dtype, raw.stored))
+    return shares(c, applied(c, "Sigmoid", raw))
 
 # %% ../../nbs/37g_bundle.simple.ipynb #probabilities
 def logistic(
@@ -150,7 +150,7 @@ def _layers(
     for i, (weights, offset) in enumerate(zip(model.coefs_, model.intercepts_, strict=True)):
         y = affine(c.graph, y, weights, offset)
         if i < last:
-            y = Value(c.graph.op(ACTIVATIONS[model.activation], y.name), y.width, y.dtype, y.stored)
+            y = applied(c, ACTIVATIONS[model.activation], y)
     return y
 
 
@@ -164,8 +164,7 @@ def network_value(c: Compiler, model: Any, x: Block) -> Value:
     y = _layers(c, model, x)
     if y.width > 1:
         raise c.refuse("several targets", "fit one target: a bundle answers with one")
-    kind = {"identity": "Identity", "exp": "Exp"}[model.out_activation_]
-    return Value(c.graph.op(kind, y.name), 1, y.dtype, y.stored)
+    return applied(c, {"identity": "Identity", "exp": "Exp"}[model.out_activation_], y)
 
 # %% ../../nbs/37g_bundle.simple.ipynb #constant
 def constant(

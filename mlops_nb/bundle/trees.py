@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import Block, Compiler, Value, columns_of, matrix
+from .graph import Block, Compiler, Value, applied, columns_of, matrix
 
 # %% auto #0
 __all__ = ['MANY_TREES', 'XGBOOST_LOG', 'XGBOOST_PLAIN', 'PROBABILITY', 'DECISION', 'VALUE', 'floor_float32', 'Tree', 'Forest',
@@ -342,7 +342,7 @@ def hist_value(c: Compiler, estimator: Any, x: Block) -> Value:
     link = type(estimator._loss.link).__name__
     if link not in ("IdentityLink", "LogLink"):
         raise c.refuse(f"loss '{estimator.loss}'", "use a loss whose link is the identity or the logarithm")
-    return raw if link == "IdentityLink" else Value(c.graph.op("Exp", raw.name), 1, raw.dtype, raw.stored)
+    return raw if link == "IdentityLink" else applied(c, "Exp", raw)
 
 # %% ../../nbs/37c_bundle.trees.ipynb #lightgbm
 def _lightgbm_tree(
@@ -419,7 +419,7 @@ def lightgbm_value(c: Compiler, estimator: Any, x: Block) -> Value:
     "Values of LightGBM."
     raw, objective = lightgbm_decision(c, estimator, x), str(estimator.objective_)
     if objective in ("poisson", "gamma", "tweedie"):
-        return Value(c.graph.op("Exp", raw.name), 1, raw.dtype, raw.stored)
+        return applied(c, "Exp", raw)
     if objective not in ("regression", "regression_l1", "l1", "l2", "huber", "fair", "quantile", "mape"):
         raise c.refuse(f"objective '{objective}'")
     return raw
@@ -507,7 +507,7 @@ def xgboost_value(c: Compiler, estimator: Any, x: Block) -> Value:
     if objective not in (*XGBOOST_LOG, *XGBOOST_PLAIN):
         raise c.refuse(f"objective '{objective}'")
     raw = xgboost_decision(c, estimator, x)
-    return Value(c.graph.op("Exp", raw.name), 1, raw.dtype, raw.stored) if objective in XGBOOST_LOG else raw
+    return applied(c, "Exp", raw) if objective in XGBOOST_LOG else raw
 
 # %% ../../nbs/37c_bundle.trees.ipynb #registry
 PROBABILITY = {

@@ -5,7 +5,7 @@
 # %% ../../nbs/11a_data.frames.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,14 +120,24 @@ def settle_target(
     return settle_number(series, False) if target.task == "regression" else _by_level(series, spellings(target.classes))
 
 
+def _require_columns(
+    names: Iterable[str],
+    frame: pd.DataFrame,
+    where: str,
+) -> None:
+    "Raise `InputError` for the first column that is not there."
+    for name in names:
+        if name not in frame:
+            raise no_such(name, frame.columns, where)
+
+
 def labels(
     contract: Contract,
     frame: pd.DataFrame,  # Raw or settled rows
 ) -> NDArray[Any]:  # Class index (int64) in the order of `classes`, or the value (float64)
     "What a model learns; raises `InputError` for a null or an unknown class."
     target = contract.target
-    if target.name not in frame:
-        raise no_such(target.name, frame.columns, "rows to label")
+    _require_columns((target.name,), frame, "rows to label")
     found = settle_target(target, frame[target.name])
     if target.task == "regression":
         if np.isnan(found).any():
@@ -158,9 +168,7 @@ def conform(
 ) -> pd.DataFrame:  # The same rows and columns, one type each
     "Type every column as the contract says; raises `InputError` when an input or the target is absent."
     pandas = require("pandas", "lab")
-    for name in (*contract.feature_names, contract.target.name):
-        if name not in frame:
-            raise no_such(name, frame.columns, "data")
+    _require_columns((*contract.feature_names, contract.target.name), frame, "data")
     settled = {c.name: _settle(c, frame[c.name]) for c in contract.columns}
     settled[contract.target.name] = settle_target(contract.target, frame[contract.target.name])
     for name in frame.columns:
@@ -218,9 +226,7 @@ def encode_frame(
     frame: pd.DataFrame,  # Raw or settled rows
 ) -> pd.DataFrame:  # The inputs as a model takes them, in order
     "The same arrays as `Contract.encode`, as a frame with the index of `frame`."
-    for name in contract.feature_names:
-        if name not in frame:
-            raise no_such(name, frame.columns, "rows to encode")
+    _require_columns(contract.feature_names, frame, "rows to encode")
     arrays = {c.name: _encode(c, frame[c.name]) for c in contract.columns}
     result: pd.DataFrame = require("pandas", "lab").DataFrame(arrays, index=frame.index)
     return result
