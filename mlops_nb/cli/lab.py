@@ -18,13 +18,14 @@ from ..core.processes import RUN_PID
 from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
-__all__ = ['Dir', 'AsJson', 'Lang', 'lab', 'charter_app', 'check_lang', 'init', 'run', 'stage_of', 'show_facts', 'data',
+__all__ = ['Dir', 'AsJson', 'Lang', 'Said', 'lab', 'charter_app', 'check_lang', 'init', 'run', 'stage_of', 'show_facts', 'data',
            'charter_freeze', 'poc', 'trial', 'probe', 'gate', 'monitor']
 
 # %% ../../nbs/92_cli.lab.ipynb #types
-Dir = Annotated[Path, typer.Argument(help="The workspace's folder.", show_default=False)]
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 Lang = Annotated[str, typer.Option("--lang", help="en or fr; default: the charter's.")]
+Said = Annotated[str, typer.Option("--lang", help="en or fr.")]  # where no charter says one
 lab = typer.Typer(no_args_is_help=True)
 charter_app = typer.Typer(no_args_is_help=True, help="The charter: the promises a model is judged by.")
 

@@ -12,15 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from .common import say, say_json
-from .lab import AsJson, check_lang, show_facts, stage_of
+from .lab import AsJson, Dir, Said, check_lang, show_facts, stage_of
 from ..core.errors import InputError, require
 from ..core.workspace import Evidence, Workspace, open_workspace, stage_evidence
 
 # %% auto #0
-__all__ = ['model', 'inspect', 'refactor', 'export', 'score', 'annex', 'approve']
+__all__ = ['model', 'Classes', 'inspect', 'refactor', 'export', 'score', 'annex', 'approve']
 
 # %% ../../nbs/93_cli.model.ipynb #app
 model = typer.Typer(no_args_is_help=True)
+Classes = Annotated[str, typer.Option(help="With --onnx: class names, in the order of the probabilities.")]
 
 # %% ../../nbs/93_cli.model.ipynb #inspect
 @model.command()
@@ -30,7 +31,7 @@ def inspect(
     sarif: Annotated[
         bool, typer.Option("--sarif", help="Print a SARIF 2.1.0 log, for code hosts and editors.")
     ] = False,
-    lang: Annotated[str, typer.Option("--lang", help="en or fr.")] = "en",
+    lang: Said = "en",
 ) -> None:
     """Readiness findings of a notebook or script, data leakage included; nothing is run.
 
@@ -80,7 +81,7 @@ def export(
     onnx: Annotated[Path | None, typer.Option(help="A graph made elsewhere.")] = None,
     sample: Annotated[Path | None, typer.Option(help="Rows it was accepted on: CSV, Parquet or .npy.")] = None,
     out: Annotated[Path | None, typer.Option(help="The new bundle: a folder, or a file that ends with .mlb.")] = None,
-    classes: Annotated[str, typer.Option(help="With --onnx: class names, in the order of the probabilities.")] = "",
+    classes: Classes = "",
     target: Annotated[str, typer.Option(help="With --onnx: what it predicts.")] = "target",
     name: Annotated[str, typer.Option(help="With --onnx: name of the model; default: the file's.")] = "",
     sign: Annotated[str, typer.Option(help="Sign it with this person's key.")] = "",
@@ -207,14 +208,14 @@ def score(
     metric: Annotated[str, typer.Option(help="Without a charter: roc_auc, accuracy, rmse, ...")] = "",
     target: Annotated[str, typer.Option(help="Column of the labels.")] = "",
     positive: Annotated[str, typer.Option(help="Without a charter: the class that matters.")] = "",
-    classes: Annotated[str, typer.Option(help="With --onnx: class names, in the order of the probabilities.")] = "",
+    classes: Classes = "",
     subgroup: Annotated[
         list[str] | None, typer.Option(help="Without a charter: a column whose groups are compared.")
     ] = None,
     max_gap: Annotated[float, typer.Option(help="Without a charter: largest gap between groups.")] = 0.10,
     key: Annotated[str, typer.Option(help="Column that joins the files; default: the order of the rows.")] = "",
     as_json: AsJson = False,
-    lang: Annotated[str, typer.Option("--lang", help="en or fr.")] = "en",
+    lang: Said = "en",
 ) -> None:
     """The scorecard: eight criteria, each with value, interval and evidence; of a workspace, or of plain files.
 
@@ -272,7 +273,7 @@ def _score_files(
 # %% ../../nbs/93_cli.model.ipynb #annex
 @model.command()
 def annex(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)],
+    folder: Dir,
     tool: Annotated[list[str] | None, typer.Option(help="evidently or deepchecks; default: both.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -296,7 +297,7 @@ def annex(
 
 @model.command()
 def approve(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)],
+    folder: Dir,
     name: Annotated[str, typer.Option(help="Who approves, as in approvers.toml.")] = "",
     comment: Annotated[str, typer.Option(help="A remark for the record.")] = "",
     new_key: Annotated[

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from .common import say, say_json
-from .lab import AsJson, Dir, Lang, check_lang
+from .lab import AsJson, Dir, Lang, Said, check_lang
 from ..core.errors import InputError, require
 from ..core.workspace import Workspace, open_workspace
 
@@ -194,7 +194,7 @@ def pdf(
 def portfolio(
     folders: Annotated[list[Path], typer.Argument(help="Workspaces, or folders that hold some.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("portfolio.html"),
-    lang: Annotated[str, typer.Option("--lang", help="en or fr.")] = "en",
+    lang: Said = "en",
     now: Now = "",
 ) -> None:
     """One page about many workspaces: decisions, drift, value, what is late.
