@@ -5,10 +5,13 @@
 # %% ../../nbs/07_core.workspace.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from .errors import InputError
 from .facts import Fact, Source, find, from_source
@@ -19,7 +22,7 @@ from .settings import Settings, load_settings
 
 # %% auto #0
 __all__ = ['Evidence', 'read_evidence', 'Workspace', 'evidence_file', 'write_evidence', 'stage_evidence', 'evidence_of',
-           'open_workspace']
+           'open_workspace', 'held']
 
 # %% ../../nbs/07_core.workspace.ipynb #evidence
 @dataclass(frozen=True)
@@ -179,3 +182,23 @@ def open_workspace(
             "no charter.toml: this is not a workspace", where=str(root), fix=f"run 'mlops-nb init {root}' first"
         )
     return ws
+
+# %% ../../nbs/07_core.workspace.ipynb #held
+@contextmanager
+def held(
+    ws: Workspace,
+    work: str,  # Name of the lock
+    busy: str,  # What is said when another process holds it
+    wait_s: float = 0,
+) -> Iterator[None]:
+    "Hold a workspace for one kind of work; raises `InputError` when another process does, and goes on doing so."
+    ws.state.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(ws.state / f"{work}.lock")
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout:
+        raise InputError(busy, where=ws.root.name, fix="wait until it has ended") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from ..charter import load_frozen
 from ..core.errors import InputError
 from ..core.facts import Fact
 from ..core.files import read_json, sweep, write_json
-from ..core.workspace import Workspace, evidence_of, stage_evidence
+from ..core.workspace import Workspace, evidence_of, held, stage_evidence
 from ..ledger import Ledger
 from mlops_nb.lifecycle.pipeline import (
     data_file,
@@ -193,26 +191,7 @@ def key_figures(
     net = tuple(f for f in evidence["value"].facts if f.id == "roi.net_monthly") if "value" in evidence else ()
     return promised + net
 
-# %% ../../nbs/83_lifecycle.run.ipynb #lock
-@contextmanager
-def _alone(
-    ws: Workspace,
-) -> Iterator[None]:
-    "Hold the workspace for one run; raises `InputError` when another holds it."
-    ws.state.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(ws.state / "run.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            "another run is working on this workspace", where=ws.root.name, fix="wait until it has ended"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
+# %% ../../nbs/83_lifecycle.run.ipynb #language
 def report_language(
     ws: Workspace,
     lang: str = "",  # What was asked for
@@ -272,7 +251,7 @@ def run_lifecycle(
     from mlops_nb.reporting.index import write_index
 
     began = time.monotonic()
-    with _alone(ws):
+    with held(ws, "run", "another run is working on this workspace"):
         decision, stale = run_to_decision(ws, listen)
         kinds: tuple[str, ...] = ("audit",)
         if decision["decision"] in POSITIVE:
