@@ -180,7 +180,9 @@ def bullets(
     items: Iterable[str],
 ) -> Markup:
     "A plain list."
-    return Markup("<ul>\n{}\n</ul>").format(Markup("\n").join(Markup("<li>{}</li>").format(i) for i in items))
+    return Markup('<ul class="said">\n{}\n</ul>').format(
+        Markup("\n").join(Markup("<li>{}</li>").format(i) for i in items)
+    )
 
 
 def nothing(
@@ -229,7 +231,7 @@ def section(
 ) -> Piece:
     "A piece with a heading, a lead sentence if the catalogue has one, and its body."
     title = w.label(f"section.{id}")
-    lead = catalogue(w.lang).get(f"section.{id}.lead", "")
+    lead = typeset(catalogue(w.lang).get(f"section.{id}.lead", ""), w.lang)
     html = Markup(
         '<section id="{0}" aria-labelledby="{0}-title">\n<h{1} id="{0}-title">{2}</h{1}>\n{3}{4}\n</section>'
     ).format(

@@ -137,6 +137,14 @@ def runs_section(
     return section(w, "runs", table(w, w.label("runs.caption"), header, rows), environment)
 
 
+def _method(
+    w: Writer,
+    name: str,  # As in `Fact`
+) -> str:
+    "What a method is called; one that nobody named says its own name."
+    return w.label(f"method.{name}") if f"method.{name}" in catalogue(w.lang) else name
+
+
 def methods_section(
     m: Material,
 ) -> Piece:
@@ -145,9 +153,8 @@ def methods_section(
     used: dict[str, list[str]] = {}
     for fact in m.facts():
         if fact.method and fact.value is not None:
-            used.setdefault(fact.method, []).append(w.label(fact.key))
-    known = catalogue(m.lang)
-    rows = [(known.get(f"method.{k}", k), ", ".join(dict.fromkeys(names))) for k, names in used.items()]
+            used.setdefault(_method(w, fact.method), []).append(w.label(fact.key))
+    rows = [(method, ", ".join(dict.fromkeys(names))) for method, names in used.items()]
     return section(
         w,
         "methods",

@@ -18,6 +18,7 @@ from ..core.errors import MlopsError, require
 from ..core.messages import text
 from .page import MIME, Piece
 from .sealing import MANIFEST_GAP, ROOT_GAP, data_block, script_json
+from .values import typeset
 
 # %% auto #0
 __all__ = ['pieces_of', 'output_json', 'facts_of', 'Frame', 'Heading', 'page_file', 'make_frame', 'document', 'make_page',
@@ -97,6 +98,14 @@ def page_file(
     return Path(str(resources.files("mlops_nb.templates"))) / "page" / name
 
 # %% ../../nbs/77_reporting.rendering.ipynb #contents
+def _said(
+    key: str,
+    lang: str,
+) -> str:
+    "A sentence of the frame, set as in print."
+    return typeset(text(key, lang), lang)
+
+
 def _contents(
     lang: str,
     pieces: Sequence[Mapping[str, Any]],
@@ -107,7 +116,7 @@ def _contents(
     if not pieces:
         return Markup("")
     items = (item.format(kinds[p["level"]], p["id"], p["title"]) for p in pieces if p["level"] in kinds)
-    title = text("page.contents", lang)
+    title = _said("page.contents", lang)
     return Markup('<nav aria-labelledby="contents"><h2 id="contents">{}</h2><ol>\n{}\n</ol></nav>').format(
         title, Markup("\n").join(items)
     )
@@ -143,13 +152,13 @@ def _top(
     "The beginning of the body: where to skip to, what this is, as of when, and the contents."
     lang, when = heading.lang, heading.as_of
     shown = Markup('{} <time datetime="{}">{} {} UTC</time>').format(
-        text("page.as_of", lang), when, when[:10], when[11:16]
+        _said("page.as_of", lang), when, when[:10], when[11:16]
     )
     return Markup(
         '<a class="skip" href="#main">{skip}</a>\n<header class="bar"><div><span><strong>{kind}</strong> · {name}</span>'
         '<span>{shown}</span></div></header>\n<div class="frame">\n{nav}\n<main id="main">'
     ).format(
-        skip=text("page.skip", lang),
+        skip=_said("page.skip", lang),
         kind=kind,
         name=heading.name,
         shown=shown if when else "",
@@ -181,11 +190,11 @@ def _bottom(
         '</main>\n</div>\n<footer><div><p>{root}<br><code id="root">{gap}</code></p>\n<p>{verify} <code>mlops-nb verify {kind}.html</code></p>\n'
         '<p>{made_by} <a href="{kind}.ipynb">{kind}.ipynb</a> <code>{notebook}</code></p></div></footer>\n'
     ).format(
-        made_by=text("page.notebook", heading.lang),
+        made_by=_said("page.notebook", heading.lang),
         notebook=notebook,
-        root=text("page.root", heading.lang),
+        root=_said("page.root", heading.lang),
         gap=ROOT_GAP,
-        verify=text("page.verify", heading.lang),
+        verify=_said("page.verify", heading.lang),
         kind=heading.kind,
     )
     blocks = (

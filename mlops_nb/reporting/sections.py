@@ -269,6 +269,19 @@ def annexes(
     )
 
 # %% ../../nbs/74_reporting.sections.ipynb #limits
+def _not_measured(
+    m: Material,
+    w: Writer,
+) -> Markup:
+    "Which measures are simulated or assumed, and of what; the numbers stand where they belong."
+    found: dict[tuple[str, str], list[str]] = {}
+    for fact in (f for f in m.facts() if f.basis != "measured" and f.value is not None):
+        found.setdefault((w.label(fact.key), fact.basis), []).append(fact.qualifier)
+    rows = [(name, ", ".join(filter(None, of)) or DASH, w.label(f"basis.{b}")) for (name, b), of in found.items()]
+    header = tuple(w.label(k) for k in ("word.measure", "limits.of", "word.basis"))
+    return table(w, w.label("limits.basis"), header, rows) if rows else Markup("")
+
+
 def limits(
     m: Material,
     *sentences: str,  # Further limits, written with `writer`
@@ -282,10 +295,7 @@ def limits(
         if missing
         else Markup("")
     )
-    assumed = [f for f in m.facts() if f.basis != "measured" and f.value is not None]
-    basis = (
-        fact_table(w, w.label("limits.basis"), assumed[:40], columns=("interval", "basis")) if assumed else Markup("")
-    )
+    basis = _not_measured(m, w)
     warned = [
         w.message(x, f"warning.{s}.{n}", m.source(f"evidence/{s}.json"))
         for n, (s, x) in enumerate(m.warnings(*m.evidence))
@@ -301,7 +311,7 @@ def glossary(
 ) -> Piece:
     "The words a reader may not know."
     w = Writer(m.lang)
-    known = [t for t in terms if f"glossary.{t}" in catalogue(m.lang)]
+    known = [t for t in (*terms, "n") if f"glossary.{t}" in catalogue(m.lang)]
     return section(
         w, "glossary", pairs([(w.label(f"glossary.{t}"), w.text(f"glossary.{t}.text")) for t in known], "terms")
     )

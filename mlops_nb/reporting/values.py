@@ -39,6 +39,7 @@ def digits_of(
 # %% ../../nbs/70_reporting.values.ipynb #units
 _SYMBOLS = {"eur": "€", "usd": "$", "gbp": "£"}
 _WORDS = ("rows", "days", "months", "requests")
+_MARKS = {"x": "×", "1/s": "\u00a0/s"}
 
 
 def with_unit(
@@ -52,8 +53,11 @@ def with_unit(
         return text
     if symbol and lang == "en":
         return f"−{symbol}{text[1:]}" if text.startswith("−") else f"{symbol}{text}"
+    if unit in _MARKS:
+        return f"{text}{_MARKS[unit]}"
     if unit in _WORDS:
-        return f"{text}\u00a0{label(f'unit.{unit}', lang)}"
+        one = text in (("0", "1") if lang == "fr" else ("1",))
+        return f"{text}\u00a0{label(f'unit.{unit}.one' if one else f'unit.{unit}', lang)}"
     return f"{text}\u00a0{symbol or unit}"
 
 # %% ../../nbs/70_reporting.values.ipynb #power
@@ -85,9 +89,12 @@ def value_text(
     if unit == "p" and value < 0.001:
         return f"<\u00a0{number(0.001, lang)}"
     if 0 < abs(value) < 0.0001 and not round(value, digits or 0):
-        return with_unit(_power(value, lang), unit, lang)
+        if unit.lower() not in _SYMBOLS:
+            return with_unit(_power(value, lang), unit, lang)
+        digits = None  # nobody writes money as a power of ten
     text = number(value, lang, 0 if isinstance(value, int) else digits_of(value, unit) if digits is None else digits)
-    return with_unit(text.replace("-", "−"), unit, lang)
+    sign = "−" if text.startswith("-") and text.strip("-0.,") else ""
+    return with_unit(sign + text.removeprefix("-"), unit, lang)
 
 # %% ../../nbs/70_reporting.values.ipynb #parts
 def _digits(
@@ -172,10 +179,9 @@ def typeset(
     text: str,
     lang: str,
 ) -> str:
-    "Text of a catalogue with the spaces its language asks for."
-    if lang != "fr":
-        return text
-    return re.sub(r"(?<=«) | (?=[:;?!»%])", "\u00a0", text)
+    "Text of a catalogue with the spaces and apostrophes of print."
+    text = re.sub(r"(?<=[\w}])'(?=[\w«{])", "’", text)
+    return re.sub(r"(?<=«) | (?=[:;?!»%])" if lang == "fr" else r"(?<=[\d}]) (?=%)", "\u00a0", text)
 
 # %% ../../nbs/70_reporting.values.ipynb #message-facts
 def message_fact(
@@ -215,7 +221,7 @@ def _word(
 ) -> str:
     "A text argument; a message inside a message is translated, a state is named."
     if isinstance(value, Mapping) and "key" in value:
-        return Message.from_dict(value).text(lang)
+        return typeset(Message.from_dict(value).text(lang), lang)
     return value_text(value, lang=lang) if isinstance(value, bool) else str(value)
 
 # %% ../../nbs/70_reporting.values.ipynb #fact-label
