@@ -32,32 +32,16 @@ from mlops_nb.poc.scorecard import run_score
 from mlops_nb.poc.verdict import CONDITIONAL, CRITERIA, GO, NO_GO
 from mlops_nb.trial.load import Load
 from mlops_nb.trial.stage import latency_facts
+from tests.scored_workspace import CHARTER as SCORED
 
 pytestmark = pytest.mark.slow
 TODAY = date(2026, 6, 1)
-CHARTER = """
-status = "reviewed"
-[problem]
-name = "offers"
-owner = "A. Martin"
-[data]
-file = "data/offers.csv"
-target = "accepted"
-task = "binary"
-positive = "yes"
-time = "day"
-[criteria.performance]
-metric = "roc_auc"
-threshold = 0.75
-[criteria.data_quality]
-freshness_days = 30
-[criteria.fairness]
-subgroups = ["sex"]
-[criteria.latency]
-p99_ms = 50
-[criteria.security]
-vulnerabilities = "known.json"
-"""
+CHARTER = (
+    SCORED.replace("mini", "offers")
+    .replace('target = "y"', 'target = "accepted"')
+    .replace("[criteria.performance]", 'time = "day"\n[criteria.performance]')
+    .replace("[criteria.security]", "[criteria.latency]\np99_ms = 50\n[criteria.security]")
+)
 INPUTS = ("income", "visits", "age")
 Table = pd.DataFrame
 Draw = np.random.Generator
