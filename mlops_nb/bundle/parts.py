@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 
 # %% auto #0
-__all__ = ['T', 'DTYPES', 'exactly', 'Tensor', 'Signature', 'Tolerance', 'Answer', 'Segment', 'Thresholds', 'Condition', 'Rule',
-           'Golden']
+__all__ = ['T', 'DTYPES', 'exactly', 'Stored', 'Tensor', 'Signature', 'Tolerance', 'Answer', 'Segment', 'Thresholds', 'Condition',
+           'Rule', 'Golden']
 
 # %% ../../nbs/35_bundle.parts.ipynb #exactly
 T = TypeVar("T")
@@ -47,6 +47,18 @@ def _strange(
     if isinstance(doc, list):
         return next((s for d, k in zip(doc, known, strict=True) if (s := _strange(d, k))), "")
     return ""
+
+
+class Stored:
+    "A part of a bundle that is read back from JSON, and from no other form than its own."
+
+    @classmethod
+    def from_dict(
+        cls,
+        doc: Mapping[str, Any],
+    ) -> Self:
+        "The part back from its JSON form; raises `ValueError` for another form."
+        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #tensor
 DTYPES = ("float32", "float64", "int64", "int32", "bool", "string")
@@ -79,7 +91,7 @@ class Tensor:
 
 # %% ../../nbs/35_bundle.parts.ipynb #signature
 @dataclass(frozen=True)
-class Signature:
+class Signature(Stored):
     "Inputs and outputs of a graph."
 
     form: str  # columns or packed
@@ -96,17 +108,9 @@ class Signature:
         tensors = [{"name": t.name, "dtype": t.dtype, "width": t.width} for t in self.inputs]
         return {"form": self.form, "inputs": tensors, "outputs": dict(self.outputs)}
 
-    @classmethod
-    def from_dict(
-        cls,
-        doc: Mapping[str, Any],
-    ) -> Signature:
-        "The signature back from its JSON form; raises `ValueError` for another form."
-        return exactly(doc, cls)
-
 # %% ../../nbs/35_bundle.parts.ipynb #tolerance
 @dataclass(frozen=True)
-class Tolerance:
+class Tolerance(Stored):
     "The largest difference that counts as equal."
 
     atol: float = 1e-5
@@ -123,17 +127,9 @@ class Tolerance:
         result: NDArray[np.bool_] = np.logical_not(same.reshape(len(same), -1).all(axis=1))
         return result
 
-    @classmethod
-    def from_dict(
-        cls,
-        doc: Mapping[str, Any],
-    ) -> Tolerance:
-        "The tolerance back from its JSON form."
-        return exactly(doc, cls)
-
 # %% ../../nbs/35_bundle.parts.ipynb #answer
 @dataclass(frozen=True)
-class Answer:
+class Answer(Stored):
     "What is said about one row."
 
     label: str = ""
@@ -146,14 +142,6 @@ class Answer:
             return {"value": self.value}
         return {"label": self.label, "probability": list(self.probability)}
 
-    @classmethod
-    def from_dict(
-        cls,
-        doc: Mapping[str, Any],
-    ) -> Answer:
-        "The answer back from its JSON form."
-        return exactly(doc, cls)
-
 # %% ../../nbs/35_bundle.parts.ipynb #thresholds
 @dataclass(frozen=True)
 class Segment:
@@ -165,7 +153,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class Thresholds(Stored):
     "Where the positive class begins; `default` is None when the task has no threshold."
 
     default: float | None = None
@@ -187,14 +175,6 @@ class Thresholds:
         "JSON form."
         segments = [{"column": s.column, "value": s.value, "threshold": s.threshold} for s in self.segments]
         return {"default": self.default, "positive": self.positive, "segments": segments, "method": self.method}
-
-    @classmethod
-    def from_dict(
-        cls,
-        doc: Mapping[str, Any],
-    ) -> Thresholds:
-        "The thresholds back from their JSON form."
-        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #conditions
 _OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
@@ -235,7 +215,7 @@ class Condition:
 
 # %% ../../nbs/35_bundle.parts.ipynb #rule
 @dataclass(frozen=True)
-class Rule:
+class Rule(Stored):
     "The last level of the cascade."
 
     otherwise: Answer
@@ -252,14 +232,6 @@ class Rule:
         "JSON form."
         rules = [{"column": c.column, "op": c.op, "value": c.value, "then": c.then.to_dict()} for c in self.rules]
         return {"rules": rules, "otherwise": self.otherwise.to_dict()}
-
-    @classmethod
-    def from_dict(
-        cls,
-        doc: Mapping[str, Any],
-    ) -> Rule:
-        "The rule back from its JSON form."
-        return exactly(doc, cls)
 
 # %% ../../nbs/35_bundle.parts.ipynb #golden
 @dataclass(frozen=True)
