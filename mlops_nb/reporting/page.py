@@ -57,8 +57,11 @@ def compact(
 
 # %% ../../nbs/71_reporting.page.ipynb #states
 _SIGNS = {
-    "good": ("✓", ("go", "stable", "keep", "ok", "passed", "held", "approved")),
-    "care": ("◐", ("conditional", "optimise", "extend", "warn", "watch", "inconclusive", "superseded", "open")),
+    "good": ("✓", ("go", "stable", "keep", "ok", "passed", "held", "approved", "current")),
+    "care": (
+        "◐",
+        ("conditional", "optimise", "extend", "warn", "watch", "inconclusive", "superseded", "open", "stale"),
+    ),
     "bad": ("✕", ("no-go", "drift", "decommission", "alert", "failed", "broken", "refused", "overdue")),
 }
 
