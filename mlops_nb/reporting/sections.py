@@ -43,13 +43,14 @@ def _banner(
     kind: str,
 ) -> Markup:
     "The verdict in words and what it asks of the reader."
-    tone = state_tone(verdict.state)
+    tone, key = state_tone(verdict.state), f"{kind}.verdict.{verdict.state}"
+    simulated = verdict.basis == "simulated" and f"{key}.simulated" in catalogue(w.lang)
     return Markup(
         '<div class="verdict {}"><p class="word">{}</p><p class="ask">{}</p><p class="ask">{}</p></div>'
     ).format(
         tone,
         w.state(verdict),
-        w.text(f"{kind}.verdict.{verdict.state}"),
+        w.text(f"{key}.simulated" if simulated else key),
         w.text(f"{kind}.ask.{verdict.state}"),
     )
 
