@@ -90,7 +90,7 @@ def _words(
 ) -> Markup:
     "Causes in the reader's language."
     known = catalogue(w.lang)
-    said = [known.get(f"cause.{n}", str(n)) for n in names or ()]
+    said = [w.label(f"cause.{n}") if f"cause.{n}" in known else str(n) for n in names or ()]
     return Markup(", ").join(said) if said else DASH
 
 

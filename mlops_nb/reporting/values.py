@@ -181,6 +181,7 @@ def typeset(
 ) -> str:
     "Text of a catalogue with the spaces and apostrophes of print."
     text = re.sub(r"(?<=[\w}])'(?=[\w«{])", "’", text)
+    text = re.sub(r"(?<=}) (?=(?:ms|s|h)\b)", "\u00a0", text)
     return re.sub(r"(?<=«) | (?=[:;?!»%])" if lang == "fr" else r"(?<=[\d}]) (?=%)", "\u00a0", text)
 
 # %% ../../nbs/70_reporting.values.ipynb #message-facts
