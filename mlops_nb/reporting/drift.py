@@ -127,7 +127,8 @@ def _sentence(
     if isinstance(value, Mapping) and "key" in value:
         return w.message(Message.from_dict(value), place, m.source(window["file"]))
     word = str(value or "")
-    return Markup("{}").format(catalogue(w.lang).get(f"{prefix}.{word}", word) or "–")
+    known = f"{prefix}.{word}" in catalogue(w.lang)
+    return Markup("{}").format(w.label(f"{prefix}.{word}") if known else word or "–")
 
 
 def _diagnosis_rows(
