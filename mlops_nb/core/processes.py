@@ -5,6 +5,7 @@
 # %% ../../nbs/07b_core.processes.ipynb #imports
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import select
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 # %% auto #0
-__all__ = ['RUN_PID', 'die_with_parent', 'start', 'watch_run']
+__all__ = ['RUN_PID', 'die_with_parent', 'start', 'end_group', 'watch_run']
 
 # %% ../../nbs/07b_core.processes.ipynb #pdeathsig
 _PR_SET_PDEATHSIG = 1
@@ -37,6 +38,7 @@ def start(
     env: Mapping[str, str] | None = None,  # Added to this process's environment
     stdout: IO[bytes] | int | None = None,
     stderr: IO[bytes] | int | None = None,
+    group: bool = False,  # Lead a process group of its own, for `end_group`
 ) -> subprocess.Popen[bytes]:  # The child; it is killed when this process ends
     "Start a child that does not outlive us."
     return subprocess.Popen(
@@ -46,8 +48,18 @@ def start(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
+        process_group=0 if group else None,
         preexec_fn=die_with_parent,
     )
+
+
+def end_group(
+    child: subprocess.Popen[bytes],  # Started with `group`
+) -> None:
+    "Kill a child and all that it started."
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
 
 # %% ../../nbs/07b_core.processes.ipynb #watch
 def _leave_with(

@@ -10,13 +10,14 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 from ..core.display import raw_block
 from ..core.errors import InputError, MlopsError
-from ..core.processes import start
+from ..core.processes import end_group, start
 from .page import MIME
 from .rendering import Frame
 
@@ -31,7 +32,7 @@ def find_quarto(
     setting: str,  # A path, or "auto" for the search path
 ) -> Path:
     "The program; raises `InputError` when it is not there or too old."
-    found = shutil.which("quarto") if setting == "auto" else setting
+    found = shutil.which("quarto") if setting == "auto" else str(Path(setting).expanduser().absolute())
     if not found or not Path(found).is_file():
         raise InputError(
             "quarto is not there",
@@ -57,6 +58,7 @@ def quarto_version(
     return tuple(int(n) for n in numbers.groups() if n)
 
 # %% ../../nbs/77a_reporting.quarto.ipynb #run
+_WITHOUT = "leave the setting quarto empty to render with nbconvert"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -66,15 +68,17 @@ def _run(
     limit_s: float,
 ) -> tuple[int, str, str]:  # Exit code, stdout, stderr without colours
     "Run a program that does not outlive us; raises `MlopsError` when it takes too long."
-    child = start(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        child = start(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, group=True)
+    except OSError as e:
+        raise InputError(f"cannot be started: {e.strerror}", where=command[0], fix=_WITHOUT) from None
     try:
         out, err = child.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        raise MlopsError(
-            f"took longer than {limit_s:g} s", where=command[0], fix="leave the setting quarto empty"
-        ) from None
+    except BaseException as e:
+        end_group(child)
+        if isinstance(e, subprocess.TimeoutExpired):
+            raise MlopsError(f"took longer than {limit_s:g} s", where=command[0], fix=_WITHOUT) from None
+        raise
     return child.returncode, out.decode(errors="replace"), _ANSI.sub("", err.decode(errors="replace"))
 
 
@@ -89,6 +93,7 @@ def _complaint(
 # %% ../../nbs/77a_reporting.quarto.ipynb #front-matter
 def _front_matter(
     frame: Frame,
+    heading: str,  # Becomes the one h1
 ) -> str:
     "YAML for a raw cell; JSON is YAML, so nothing in a title or a style can break out."
     html = {
@@ -98,8 +103,20 @@ def _front_matter(
         "html-table-processing": "none",
         "include-in-header": [{"text": frame.head}],
     }
-    head = {"title": frame.title, "lang": frame.lang, "format": {"html": html}, "execute": {"echo": False}}
+    titles = {"title": re.sub(r"([\\`*_{}\[\]<>#^~$@|])", r"\\\1", heading), "pagetitle": frame.title}
+    head = {**titles, "lang": frame.lang, "format": {"html": html}, "execute": {"echo": False}}
     return f"---\n{json.dumps(head, ensure_ascii=False)}\n---\n"
+
+
+_H1 = re.compile(r"<h1[^>]*>(.*?)</h1>", re.DOTALL)
+
+
+def _heading(
+    bodies: Sequence[str],
+) -> str:  # Empty when there is none
+    "The text of the page's heading, which Quarto reads as markdown."
+    found = _H1.search("".join(bodies))
+    return unescape(re.sub(r"<[^>]+>", "", found[1])) if found else ""
 
 
 def _cell(
@@ -122,12 +139,10 @@ def quarto_notebook(
         for o in c.get("outputs", ())
         if MIME in o.get("data", ())
     ]
-    bodies = [
-        re.sub(r"<h1[^>]*>.*?</h1>", "", b, flags=re.DOTALL).replace(' aria-labelledby="verdict-title"', "")
-        for b in bodies
-    ]
-    blocks = [raw_block(b) for b in (frame.top, *bodies, frame.bottom)]
-    cells = [_cell("raw", _front_matter(frame), 0), *(_cell("markdown", b, n) for n, b in enumerate(blocks, 1))]
+    shown = [_H1.sub("", b).replace(' aria-labelledby="verdict-title"', "") for b in bodies]
+    blocks = [raw_block(b) for b in (frame.top, *shown, frame.bottom)]
+    front = _front_matter(frame, _heading(bodies) or frame.title)
+    cells = [_cell("raw", front, 0), *(_cell("markdown", b, n) for n, b in enumerate(blocks, 1))]
     spec = {"display_name": "python3", "language": "python", "name": "python3"}
     return {"cells": cells, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}
 
@@ -164,11 +179,7 @@ def renderer(
             ]
             code, _, err = _run(command, folder, limit_s)
             if code or not (folder / "report.html").exists():
-                raise MlopsError(
-                    f"quarto: {_complaint(err)}",
-                    where=str(program),
-                    fix="leave the setting quarto empty to render with nbconvert",
-                )
+                raise MlopsError(f"quarto: {_complaint(err)}", where=str(program), fix=_WITHOUT)
             return (folder / "report.html").read_text(encoding="utf-8")
 
     return render
