@@ -81,6 +81,17 @@ def test_a_year_of_calls_and_a_month_without_any(tmp_path: Path, in_process: Non
     assert (index.count("LATE</span>"), index.count("DUE</span>")) == (1, 1)
 
 
+def test_a_report_on_old_evidence_says_so(tmp_path: Path, in_process: None) -> None:
+    ws = full_workspace(tmp_path)
+    ws.settings_file.write_text("[DEFAULT]\nreport_rhythm = quality daily\n")
+    days = [datetime(2026, 11, day, 5, tzinfo=UTC) for day in (18, 19, 20)]
+    first, second = (run_due(ws, day)[0] for day in days[:2])
+    assert (first.same_since, second.same_since) == ("", "2026-11-18T05:00:00Z")
+    assert second.text().endswith("nothing it is made from has changed since 2026-11-18")
+    Ledger(ws.ledger_file).append("alert.opened", "window-3", {})
+    assert run_due(ws, days[2])[0].same_since == ""
+
+
 def test_what_cannot_be_made_does_not_stop_the_rest(tmp_path: Path, in_process: None) -> None:
     ws = full_workspace(tmp_path)
     (ws.evidence / "value.json").unlink()

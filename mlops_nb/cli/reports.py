@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +99,27 @@ def clock(
     return datetime.fromisoformat(moment(text)) if text else datetime.now(UTC)
 
 
+def _look_first(
+    ws: Workspace,
+    now: datetime,
+    lang: str,
+) -> Callable[[], None] | None:  # None: nobody asked for it
+    "What renews the evidence before reports are made: a round of the monitor, and the return that follows from it."
+    if not ws.settings().report_monitor:
+        return None
+
+    def look() -> None:
+        require("pandas", "lab")
+        from mlops_nb.lifecycle.stages import run_stage
+        from mlops_nb.monitoring.watch import watch
+
+        watch(ws, now, lang)
+        if ws.value_file.exists():
+            run_stage(ws, "value")
+
+    return look
+
+
 @report_app.command()
 def due(
     folder: Dir,
@@ -108,7 +130,9 @@ def due(
 ) -> None:
     """Make the reports that are due by the rhythm in mlops_nb.ini, each once, what was missed included.
 
-    Ends with 0 when all were made, 1 when one failed, 2 when evidence is missing.
+    They tell of the evidence that is there; with report_monitor = true in mlops_nb.ini the monitor looks at the log first.
+
+    Ends with 0 when all were made, 1 when one failed, 2 when evidence is missing or could not be renewed.
 
     Example: mlops-nb report due churn
     """
@@ -119,7 +143,7 @@ def due(
 
     ws, moment = open_workspace(folder), clock(now)
     shown = report_language(ws, check_lang(lang))
-    made = run_due(ws, moment, shown, dry)
+    made = run_due(ws, moment, shown, dry, renew=_look_first(ws, moment, shown))
     if any(m.state == "made" for m in made):
         write_index(ws, shown, moment)
     if as_json:

@@ -33,6 +33,7 @@ class LabSettings(BaseModel):
     quarto: str = ""  # path of the quarto program; empty: nbconvert renders; "auto": look on PATH
     # what 'report due' makes, and how often: daily, weekly, monthly or quarterly; empty: nothing
     report_rhythm: str = "alerts daily, performance weekly, quality monthly, retraining monthly, roi quarterly"
+    report_monitor: bool = False  # whether 'report due' has the monitor look at the server's log first
     trial_requests: int = Field(default=600, ge=50)  # single-row requests whose latency the trial measures
     trial_load_s: float = Field(default=30, gt=0)  # longest time they are spread over at the expected rate
 

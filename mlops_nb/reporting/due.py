@@ -5,24 +5,23 @@
 # %% ../../nbs/78c_reporting.due.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..core.errors import InputError, MlopsError
-from ..core.messages import label, text
-from ..core.workspace import Workspace
+from ..core.messages import LANGUAGES, label, text
+from ..core.workspace import Workspace, held
 from ..ledger import Ledger
+from .material import same_inputs
+from .publishing import latest_report
 from .runner import run_report
-from .schedule import Standing, parse_rhythm, standings
+from .schedule import Deliverable, Standing, parse_rhythm, standings
 
 # %% auto #0
-__all__ = ['Report', 'standing_of', 'Made', 'run_due', 'exit_code']
+__all__ = ['Report', 'Renew', 'standing_of', 'Made', 'run_due', 'exit_code']
 
 # %% ../../nbs/78c_reporting.due.ipynb #plan
 def standing_of(
@@ -44,24 +43,37 @@ class Made:
     )
     page: Path | None = None
     reason: str = ""
+    same_since: str = ""  # Moment of the report before it, when nothing both are made from has changed
+    not_renewed: str = ""  # Why the monitor could not look first, where it was asked to
 
     def text(self, lang: str = "en") -> str:
         "One line for a person."
         name, rhythm = self.standing.planned.deliverable.name, label(f"rhythm.{self.standing.planned.rhythm}", lang)
-        said = self.reason or str(self.page or "")
-        return f"{label(f'report.{name}', lang)} ({rhythm}): {text(f'due.{self.state}', lang)}" + (
-            f": {said}" if said else ""
-        )
+        said = [": ".join(filter(None, (text(f"due.{self.state}", lang), self.reason or str(self.page or ""))))]
+        said += [text("due.not_renewed", lang, why=self.not_renewed)] if self.not_renewed else []
+        said += [text("due.same", lang, date=self.same_since[:10])] if self.same_since else []
+        return f"{label(f'report.{name}', lang)} ({rhythm}): {'; '.join(said)}"
 
     def to_dict(self) -> dict[str, Any]:
         "JSON form."
         planned, stands = self.standing.planned, self.standing
         told = {"deliverable": planned.deliverable.name, "kind": planned.deliverable.kind, "rhythm": planned.rhythm}
         where = {"slot": stands.slot, "last": stands.last, "missed": stands.missed, "state": self.state}
-        return {**told, **where, "page": str(self.page or ""), "reason": self.reason}
+        evidence = {"same_since": self.same_since, "not_renewed": self.not_renewed}
+        return {**told, **where, "page": str(self.page or ""), "reason": self.reason, **evidence}
 
 
 Report = Callable[..., Path]
+
+
+def _same_since(
+    ws: Workspace,
+    wanted: Deliverable,
+) -> str:  # ISO 8601; empty when there is something new, or no earlier one
+    "Since when a deliverable would say the same."
+    found = [latest_report(ws, wanted.kind, lang, content=wanted.content) for lang in LANGUAGES]
+    last = max((p for p in found if p), key=lambda p: p.as_of, default=None)
+    return last.as_of if last and same_inputs(ws, wanted.kind, last.manifest) else ""
 
 
 def _make(
@@ -70,34 +82,42 @@ def _make(
     now: datetime,
     lang: str,
     report: Report,
+    not_renewed: str,
 ) -> Made:
     "Make one deliverable; what goes wrong is told, so that the others are made."
     wanted = stands.planned.deliverable
     parameters = {"as_of": now.isoformat(), **({"content": wanted.content} if wanted.content else {})}
+    since = _same_since(ws, wanted)
     try:
-        return Made(stands, "made", report(ws, wanted.kind, lang, parameters))
+        return Made(stands, "made", report(ws, wanted.kind, lang, parameters), "", since, not_renewed)
     except InputError as e:
         return Made(stands, "missing", reason=str(e))
     except MlopsError as e:
         return Made(stands, "failed", getattr(e, "page", None), str(e))
 
 # %% ../../nbs/78c_reporting.due.ipynb #run-due
-@contextmanager
-def _alone(
+Renew = Callable[[], None]
+
+
+def _longest_s(
     ws: Workspace,
-) -> Iterator[None]:
-    "One process at a time makes what is due; another waits for as long as its reports may take."
-    ws.state.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(ws.state / "due.lock")
-    limit_s = ws.settings().report_timeout_s * max(1, len(parse_rhythm(ws.settings().report_rhythm)))
+) -> float:
+    "How long all reports of the rhythm may take, which is how long another process waits for them."
+    return ws.settings().report_timeout_s * max(1, len(parse_rhythm(ws.settings().report_rhythm)))
+
+
+def _renewed(
+    found: tuple[Standing, ...],
+    renew: Renew | None,
+) -> str:  # Why it was not; empty when it was, or nobody asked
+    "Renew the evidence once, when a report that rests on the monitor is due."
+    if renew is None or not any(s.missed and s.planned.deliverable.kind != "audit" for s in found):
+        return ""
     try:
-        lock.acquire(timeout=limit_s)
-    except Timeout:
-        raise InputError("another process has been making reports for too long", where=ws.root.name) from None
-    try:
-        yield
-    finally:
-        lock.release()
+        renew()
+    except MlopsError as e:
+        return str(e)
+    return ""
 
 
 def run_due(
@@ -106,19 +126,21 @@ def run_due(
     lang: str = "",  # en or fr; empty: the settings', else the charter's
     dry: bool = False,  # Only say what is due
     report: Report = run_report,
+    renew: Renew | None = None,  # Renews the evidence; None: the reports tell of what is there
 ) -> tuple[Made, ...]:
     "Make what is due; raises `InputError` for a bad rhythm and `Refused` for a broken ledger."
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     if dry:
         return tuple(Made(s, s.state) for s in standing_of(ws, moment))
-    with _alone(ws):
+    with held(ws, "due", "another process has been making reports for too long", _longest_s(ws)):
         found = standing_of(ws, moment)
-        return tuple(_make(ws, s, moment, lang, report) if s.missed else Made(s, "on-time") for s in found)
+        why = _renewed(found, renew)
+        return tuple(_make(ws, s, moment, lang, report, why) if s.missed else Made(s, "on-time") for s in found)
 
 
 def exit_code(
     made: tuple[Made, ...],
 ) -> int:
-    "2 when evidence is missing, else 1 when a report failed, else 0."
-    states = {m.state for m in made}
+    "2 when evidence is missing or could not be renewed, else 1 when a report failed, else 0."
+    states = {"missing" if m.not_renewed else m.state for m in made}
     return 2 if "missing" in states else 1 if "failed" in states else 0
