@@ -209,15 +209,18 @@ def _make_version(
 
 # %% ../nbs/49_registry.ipynb #register
 def register(
-    ws: Workspace,
-) -> Version:  # With the alias `staging`
-    "Register the candidate under its decision, once; raises `Refused` when the decision does not allow it."
-    bundle, decision = accepted(ws)
+    ws: Workspace,  # Whose registry it is
+    alias: str = STAGING,
+    source: Workspace | None = None,  # Whose candidate and decision; default: its own
+) -> Version:  # With that alias
+    "Register a candidate under its decision, once; raises `Refused` when the decision does not allow it."
+    judged = source or ws
+    bundle, decision = accepted(judged)
     name = load_frozen(ws).charter.problem.name
     tags = {
         _BUNDLE: bundle.id,
         _DECISION: decision["decision"],
-        "decision.sha256": sha256_file(ws.decision_file),
+        "decision.sha256": sha256_file(judged.decision_file),
         "charter.sha256": load_frozen(ws).sha256,
     }
     known = {v.bundle_id: v.version for v in registered(ws)}
@@ -230,7 +233,7 @@ def register(
             raise Refused("it was archived: the model is retired", where=bundle.version)
         for key, value in tags.items():
             client.set_model_version_tag(name, number, key, value)
-        client.set_registered_model_alias(name, STAGING, number)
+        client.set_registered_model_alias(name, alias, number)
         return _version(client, client.get_model_version(name, number))
 
 # %% ../nbs/49_registry.ipynb #stages

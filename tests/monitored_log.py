@@ -100,6 +100,13 @@ def log_table(drawn: dict[str, Any], day: datetime, *, version: str = "", arm: s
     )
 
 
+def leaving_out(log: pa.Table, name: str) -> pa.Table:
+    "The log of a server that was told not to write a column."
+    place, n = log.column_names.index(f"in.{name}"), log.num_rows
+    hidden = log.set_column(place, f"in.{name}", pa.nulls(n, log.schema.field(place).type))
+    return hidden.append_column("withheld", pa.array([[name]] * n, pa.list_(pa.string())))
+
+
 def outcomes_table(ids: Iterable[str], values: Iterable[Any], at: datetime, kind: str = "label") -> pa.Table:
     "Outcomes, all received at one moment."
     ids, values = list(ids), list(values)

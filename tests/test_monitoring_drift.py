@@ -449,6 +449,10 @@ def test_a_log_is_read_as_its_inputs(tmp_path: Path) -> None:
     window.assign(**{"in.price": None}).to_parquet(part)
     assert drift_files(base, tmp_path / "logs").drifted == ("price",)
     assert drift_files(base, tmp_path / "logs", withheld=["price"]).verdict == "stable"
+    window.assign(**{"in.price": None, "withheld": [["price"]] * 1_000}).to_parquet(part)
+    told = drift_files(base, tmp_path / "logs")
+    assert (told.verdict, [n.args["column"] for n in told.notes]) == ("stable", ["price"]), "the log says so itself"
+    assert "price" not in profile_file(tmp_path / "logs").columns
     with pytest.raises(InputError, match="no column 'prize'"):
         drift_files(base, tmp_path / "logs", withheld=["prize"])
     part.unlink()

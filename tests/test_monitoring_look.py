@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from mlops_nb.core.errors import InputError
+from mlops_nb.monitoring.hourly import look_by_hour
 from mlops_nb.monitoring.look import look_at, spans, window_name, window_start
 from mlops_nb.monitoring.policy import Indicator, LookPlan, Policy
 from mlops_nb.monitoring.watch import seen_of
-from tests.monitored_log import START, draw, log_table, outcomes_table, setting, write, write_day
+from tests.monitored_log import START, draw, leaving_out, log_table, outcomes_table, setting, write, write_day
 
 SETTING = setting()
 
@@ -40,6 +41,28 @@ def test_days_are_found_and_judged_without_being_told(tmp_path: Path) -> None:
     assert changed["layers"]["model"]["labelled"] == 400
     assert look.documents[-1]["rows"] == 0, "the day that has begun"
     json.dumps(look.documents, allow_nan=False)
+
+
+def test_a_column_that_the_log_leaves_out_is_not_assessed(tmp_path: Path) -> None:
+    "Told to leave it out since noon of the third day; never 'missing values drifted', in the hourly looks neither."
+    rng = np.random.default_rng(7)
+    for day in range(5):
+        halves = [log_table(draw(rng, 200), START + timedelta(days=day, hours=h)) for h in (0, 1)]
+        for i, half in enumerate(halves):
+            hidden = day + i / 2 >= 2.5
+            write(tmp_path, "predictions", leaving_out(half, "age") if hidden else half, at(day, 0), f"{i}-000000")
+    look = look_at(tmp_path, SETTING, at(5))
+    before, changing, after = (look.documents[i] for i in (1, 2, 3))
+    for doc in (changing, after):
+        assert doc["drift"]["drifted"] == []
+        assert doc["diagnosis"] == []
+        assert "age" not in [f["name"] for f in doc["drift"]["features"]]
+        assert [n["args"]["column"] for n in doc["drift"]["notes"] if n["key"] == "drift.note.withheld"] == ["age"]
+        assert next(f["value"] for f in doc["facts"] if f["id"].startswith("window.nulls/")) < 0.1
+    assert "age" in [f["name"] for f in before["drift"]["features"]]
+    hours = look_by_hour(tmp_path, SETTING.reference, SETTING.bundle.version, at(5), tmp_path / "hours.npz")
+    assert hours is not None
+    assert hours.alarms == ()
 
 
 def test_looking_again_sees_the_same(tmp_path: Path) -> None:

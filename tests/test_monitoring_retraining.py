@@ -25,7 +25,7 @@ from mlops_nb.monitoring.retraining import AGAINST, Proposal, harvest, propose
 from mlops_nb.monitoring.watch import watch
 from mlops_nb.serving.log import read_log, read_outcomes
 from tests.conftest import Cli
-from tests.monitored_log import CONTRACT, START, draw, log_table, outcomes_table, write_day
+from tests.monitored_log import CONTRACT, START, draw, leaving_out, log_table, outcomes_table, write_day
 from tests.test_monitoring_delivery import hook
 from tests.tried_workspace import copy
 
@@ -129,7 +129,7 @@ def test_every_record_is_counted_once_whatever_became_of_it() -> None:
 def test_a_log_without_the_values_is_refused_by_name(tmp_path: Path) -> None:
     log, outcomes = days_of(1, tmp_path)
     with pytest.raises(InputError, match="column 'plan': the log does not hold its values"):
-        harvest(log, outcomes, CONTRACT, NOW, redacted=frozenset({"plan"}))
+        harvest(leaving_out(log, "plan"), outcomes, CONTRACT, NOW)
     with pytest.raises(InputError, match="no answered row of production"):
         harvest(log, outcomes, CONTRACT, START)
 

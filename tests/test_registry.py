@@ -63,6 +63,7 @@ def test_registered_once_with_bundle_flavour_and_alias(tmp_path: Path) -> None:
     assert (first.bundle_id, first.decision, first.aliases, first.version) == (id, "conditional", ("staging",), "1")
     assert register(ws) == first
     assert registered(ws) == (first,)
+    assert register(ws, "challenger", ws).aliases == ("challenger", "staging"), "what a gate let in, once more"
     with quiet_mlflow() as mlflow:
         client = mlflow.MlflowClient(tracking_uri(ws))
         kept = [a.path for a in client.list_artifacts(first.run)]

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_nb.serving import parts
+from mlops_nb.serving.log import Record, read_log, records_table
 from mlops_nb.serving.parts import PartWriter, from_frames, prune, read_parts, recover, to_frame
 from mlops_nb.serving.sink import Sink, SinkRules
+from tests.small_bundle import small_bundle
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -106,3 +108,19 @@ def test_parts_are_sealed_by_size(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("part-*"))) == 2
     sink.close()
     assert len(list(tmp_path.rglob("part-*"))) == 3
+
+
+def test_a_column_left_out_from_now_on_stands_beside_its_earlier_values(tmp_path: Path) -> None:
+    "Numbers and dates keep their type, so that the log of both days can be read, and every row says what it leaves out."
+    bundle, sent = small_bundle(tmp_path), ({"age": 30, "plan": "a", "since": "2020-01-01", "paperless": True},)
+    for day, redact in enumerate((frozenset[str](), frozenset({"age", "since"}))):
+        when, id = NOON + timedelta(days=day), (f"p{day}",)
+        fate = ("champion", bundle.version, "primary", "rejected", "range:age", 100, 0, ((),), None, 0, sent)
+        record = Record(int(when.timestamp() * 1e6), id, id, (None,), *fate)
+        table = records_table(bundle, [record], redact=redact)
+        parts.write_part(tmp_path / "predictions" / f"day={when:%Y-%m-%d}" / "part-0-000000.parquet", table)
+    log = read_log(tmp_path)
+    assert log["withheld"].to_pylist() == [[], ["age", "since"]]
+    assert log["in.age"].to_pylist() == [30.0, None]
+    assert log["in.since"].to_pylist() == [date(2020, 1, 1), None]
+    assert log["in.plan"].to_pylist() == ["a", "a"]

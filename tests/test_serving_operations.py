@@ -595,6 +595,7 @@ def test_hidden_columns_are_in_no_file_and_old_days_go(tmp_path: Path) -> None:
     log = read_log(tmp_path / "run" / "logs").to_pylist()
     assert [(r["in.plan"], r["in.charges"], r["status"]) for r in log] == [(None, None, "ok"), (None, None, "rejected")]
     assert log[0]["in.tenure"] == 3.0
+    assert {*log[0]["withheld"]} == {*log[1]["withheld"]} == {"plan", "charges"}
     assert "secretplan" not in server.errors.read_text()
 
 

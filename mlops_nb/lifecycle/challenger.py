@@ -25,12 +25,13 @@ from ..core.hashing import sha256_file
 from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from ..ledger import Ledger
 from .pipeline import init_pipeline
-from .run import Listener, run_to_decision
+from .run import POSITIVE, Listener, run_to_decision
 from .scaffold import charter_text
 from ..monitoring.policy import Retraining
 from ..monitoring.retraining import Harvest, Proposal, Register, Retrained, harvest
 from ..monitoring.stage import read_setting
 from ..poc.metrics import Answers, metric_for
+from ..registry import register
 from ..serving.log import read_log, read_outcomes
 from ..stats.intervals import bootstrap, to_fact
 
@@ -47,8 +48,7 @@ def gather(
     since = until - timedelta(days=rule.past_days) if rule.past_days else None
     days = {"since": since.date() if since else None, "until": until.date()}
     contract = read_setting(ws).bundle.contract
-    redacted = frozenset(ws.settings().serve_log_redact.replace(",", " ").split())
-    found = harvest(read_log(ws.logs, **days), read_outcomes(ws.logs), contract, until, since=since, redacted=redacted)
+    found = harvest(read_log(ws.logs, **days), read_outcomes(ws.logs), contract, until, since=since)
     if len(found.frame) < rule.rows:
         what = f"{len(found.frame)} labelled rows, policy.toml asks for {rule.rows}"
         raise Refused(what, where="retrain.rows", fix="wait for outcomes")
@@ -201,8 +201,10 @@ def _conclude(
     decision: dict[str, Any],
     champion: Bundle,
 ) -> Retrained:
-    "Measure the difference, and tell the register and the champion's ledger."
+    "Measure the difference, and tell both registers and the champion's ledger."
     own = load_bundle(child.root / stage_evidence(child, "export").data["candidate"]["path"])
+    if decision["decision"] in POSITIVE:
+        register(ws, "challenger", child)
     metric = load_frozen(ws).charter.criteria.performance.metric
     delta = performance_delta(champion, own, child.split("test"), metric, entry.name)
     entry = replace(entry, challenger=own.id, decision=decision["decision"], delta=delta)

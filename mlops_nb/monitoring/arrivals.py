@@ -21,6 +21,7 @@ from ..data.contract import Contract
 from ..data.values import NULL, NULL_DAYS
 from .faults import DAY, hours_shift
 from .findings import Finding
+from .performance import as_logged
 from ..serving.predictor import Predictor
 from ..serving.rows import Block, raw_rows
 from ..stats.intervals import wilson_bounds
@@ -59,7 +60,8 @@ def arrived(
 ) -> Arrived:
     "The rows of a window."
     ordered = log.sort_by("time") if log.num_rows else log
-    inputs = {c.name: ordered[f"in.{c.name}"] for c in contract.columns if f"in.{c.name}" in ordered.column_names}
+    told = (c.name for c in contract.columns if not c.private and f"in.{c.name}" in ordered.column_names)
+    inputs = {name: ordered[f"in.{name}"] for name in told}
     if log.num_rows and "unit_id" in log.column_names and not ordered["unit_id"].null_count:
         inputs["unit_id"] = ordered["unit_id"]
     return Arrived(pa.table(inputs), _hours(ordered["time"].cast(pa.timestamp("us", tz="UTC"))))
@@ -258,7 +260,7 @@ def replay(
     "Answer logged rows again."
     bundle: Bundle = predictor.bundle
     kept = log.filter(pc.equal(log["status"], "ok")) if log.num_rows else log
-    columns = bundle.contract.columns
+    columns = as_logged(bundle.contract, kept).columns
     if not kept.num_rows or any(c.private or f"in.{c.name}" not in log.column_names for c in columns):
         return None
     kept = kept.take(np.unique(np.linspace(0, kept.num_rows - 1, most).astype(np.int64)))

@@ -103,10 +103,10 @@ def sides(
     for c in contract.columns:
         a, b = reference[c.name], window[c.name]
         gone_a, gone_b = _nulls(a), _nulls(b)
-        if gone_a.all() or c.kind in ("datetime", "text"):
+        if c.private or gone_a.all() or c.kind in ("datetime", "text"):
             continue
         if gone_b.all():
-            stopped += [] if c.private else [c.name]
+            stopped.append(c.name)
             continue
         if c.kind == "number":
             numbers.append((_number(a, a), _number(a, b)))

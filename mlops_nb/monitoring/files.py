@@ -5,6 +5,7 @@
 # %% ../../nbs/51b_monitoring.files.ipynb #imports
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -49,6 +50,12 @@ class Opened:
         "Its rows, batch by batch."
         parts = (_rows_of(t, segment) for t in table_batches(self.source, columns))
         return (t for t in parts if t.num_rows)
+
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        "Columns that a log leaves out on purpose."
+        told = self.source.schema.metadata if isinstance(self.source, pa.Table) else None
+        return tuple(json.loads((told or {}).get(b"withheld", b"[]")))
 
 
 def open_table(
@@ -158,7 +165,7 @@ def profile_file(
     "The reference profile of a table; a Parquet file of very many rows is read twice."
     opened = open_table(file)
     first = next(opened.batches())
-    fields = find_fields(first)
+    fields = find_fields(first.drop_columns(list(opened.withheld)))
     profile = _build(opened, fields)
     if profile is None or not profile.columns:
         raise InputError("no column can be compared", where=opened.where, fix="give a table of numbers or categories")
@@ -231,7 +238,7 @@ def drift_windows(
     found = []
     for source in windows:
         opened, logged = open_table(source), isinstance(source, str | Path) and is_log(Path(source))
-        hidden = tuple(dict.fromkeys((*withheld, *(private if logged else ()))))
+        hidden = tuple(dict.fromkeys((*withheld, *((*private, *opened.withheld) if logged else ()))))
         new = [n for n in opened.names if n not in profile.columns]
         counted = count_table(profile, opened)
         found.append(compare_profiles(profile, counted, alpha, floor, visible, new, hidden))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..core.files import atomic_write
 from ..core.hashing import sha256_object
 from ..core.messages import Message
 from .sequence import Bins, Hours, SequenceVerdict, bins_of, count_hours, look, moment, with_rhythm
+from .tables import withheld_in
 from ..serving.log import read_log
 from ..stats.calendar import FEWEST_WEEKS, WEEK_H
 from ..stats.profiles import Profile
@@ -99,7 +101,16 @@ def _hours_of_day(
     if not log.num_rows:
         return None
     own = log.filter(pc.and_(pc.equal(log["version"], version), pc.not_equal(log["arm"], "shadow")))
-    return count_hours(own, bins, "time", "in.") if own.num_rows else None
+    return _without_withheld(count_hours(own, bins, "time", "in."), own) if own.num_rows else None
+
+
+def _without_withheld(
+    hours: Hours,
+    log: pa.Table,  # Of those hours
+) -> Hours:
+    "No rows for columns that the log leaves out on purpose, in place of rows without a value."
+    hidden = withheld_in(log)
+    return replace(hours, counts={n: np.zeros_like(c) if n in hidden else c for n, c in hours.counts.items()})
 
 
 SETTLED = timedelta(hours=2)  # after midnight until a day's last part is sealed for certain
@@ -154,6 +165,9 @@ def look_by_hour(
     bins = [bins_of(n, p) for n, p in profile.columns.items() if n not in private]
     hours = hours_of_log(folder, bins, version, now, keep)
     if hours is None:
+        return None
+    bins = [b for b in bins if b.name in hours.counts and hours.counts[b.name].any()]
+    if not bins:
         return None
     weeks = FEWEST_WEEKS * WEEK_H
     if len(hours) > weeks + WEEK_H and with_rhythm(hours, bins):

@@ -17,14 +17,14 @@ from ..core.errors import InputError
 from ..core.facts import Fact
 from ..data.contract import Contract, Target
 from .rehearsal import OUTCOME_KIND
-from .tables import encode_table
+from .tables import encode_table, withheld_in
 from ..poc.metrics import Answers, Metric, called, event, metric_for
 from ..stats.intervals import proportion, to_fact
 from ..stats.profiles import Encoded, Profile, build_column
 
 # %% auto #0
-__all__ = ['ANSWER', 'window_of_log', 'with_status', 'input_columns', 'answer_kinds', 'answer_columns', 'with_answers',
-           'window_profile', 'truth_of', 'known_rows', 'answers_of', 'Realised', 'realise']
+__all__ = ['ANSWER', 'window_of_log', 'with_status', 'as_logged', 'input_columns', 'answer_kinds', 'answer_columns',
+           'with_answers', 'window_profile', 'truth_of', 'known_rows', 'answers_of', 'Realised', 'realise']
 
 # %% ../../nbs/54_monitoring.performance.ipynb #slice
 def window_of_log(
@@ -48,6 +48,16 @@ def with_status(
 ) -> pa.Table:
     "The rows that ended in one of these ways."
     return log.filter(pc.is_in(log["status"], pa.array(statuses, pa.string())))
+
+# %% ../../nbs/54_monitoring.performance.ipynb #as-logged
+def as_logged(
+    contract: Contract,
+    *logs: pa.Table,  # Windows that are looked at together
+) -> Contract:
+    "The contract of what the log may be asked for: columns that some row leaves out on purpose are private, too."
+    hidden = {name for log in logs for name in withheld_in(log)}
+    columns = tuple(replace(c, private=True) if c.name in hidden else c for c in contract.columns)
+    return replace(contract, columns=columns) if hidden else contract
 
 # %% ../../nbs/54_monitoring.performance.ipynb #columns
 ANSWER = "answer."  # what the names of answers begin with

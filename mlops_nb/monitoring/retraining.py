@@ -19,7 +19,7 @@ from ..core.facts import Fact
 from ..core.messages import Message, number, text
 from ..core.sparkline import Sparkline
 from ..data.contract import Contract
-from .performance import with_status
+from .performance import as_logged, with_status
 from .policy import Retraining
 from .rehearsal import OUTCOME_KIND
 
@@ -191,14 +191,10 @@ def _truth(
 def _inputs(
     answered: pa.Table,
     contract: Contract,
-    redacted: frozenset[str],
 ) -> dict[str, Any]:
     "The logged inputs by column; raises `InputError` for those that the log does not hold."
-    hidden = [
-        c.name
-        for c in contract.columns
-        if c.private or c.name in redacted or f"in.{c.name}" not in answered.column_names
-    ]
+    columns = as_logged(contract, answered).columns
+    hidden = [c.name for c in columns if c.private or f"in.{c.name}" not in answered.column_names]
     if hidden:
         fix = "retrain from the source of the data, or allow the column in the log"
         raise InputError("the log does not hold its values", where=f"column '{hidden[0]}'", fix=fix)
@@ -220,14 +216,13 @@ def harvest(
     until: datetime,  # What was known then; UTC
     *,
     since: datetime | None = None,  # Oldest answer that may be learnt from
-    redacted: frozenset[str] = frozenset(),  # Columns that the server's settings keep out of the log
 ) -> Harvest:
     "The labelled rows of production; raises `InputError` where the log cannot give them."
     counts: dict[str, int] = {}
     answered = _answered(log, until, since, counts)
     if not answered.num_rows:
         raise InputError("no answered row of production", where="logs/predictions", fix="serve the model first")
-    inputs = _inputs(answered, contract, redacted)
+    inputs = _inputs(answered, contract)
     said = point_in_time(answered, outcomes, until)
     truth = [None if v is None else _truth(v, contract) for v in said]
     labelled = [i for i, t in enumerate(truth) if t is not None]

@@ -20,7 +20,7 @@ from ..bundle.format import Bundle
 from ..core.errors import require
 from .arrivals import arrived, habits_of, replay
 from .diagnosis import Kpi, Scene, breaches_of
-from .performance import input_columns, window_of_log
+from .performance import as_logged, input_columns, window_of_log
 from .relation import Judged, input_table, judged_rows
 from ..poc.metrics import Answers
 from ..serving.predictor import Predictor
@@ -109,7 +109,7 @@ def scene_of(
     kpi: Kpi | None = None,
 ) -> Scene:
     "Everything that is known of a window beside its verdict."
-    contract = back.predictor.bundle.contract
+    contract = as_logged(back.predictor.bundle.contract, records, *earlier)
     return Scene(
         now=arrived(records, contract),
         habits=habits_of([arrived(w, contract) for w in earlier]),

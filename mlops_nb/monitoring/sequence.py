@@ -125,8 +125,8 @@ class Hours:
 
     @property
     def rows(self) -> IntArray:
-        "Rows per hour."
-        found: IntArray = next(iter(self.counts.values())).sum(axis=1)
+        "Rows per hour, as the column with the most of them has it: a log may leave columns out."
+        found: IntArray = np.max([c.sum(axis=1) for c in self.counts.values()], axis=0)
         return found
 
 

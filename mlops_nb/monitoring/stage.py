@@ -32,6 +32,7 @@ from .outlook import Outlook, estimate_facts, labelled_reference, outlook
 from mlops_nb.monitoring.performance import (
     ANSWER,
     Realised,
+    as_logged,
     input_columns,
     realise,
     window_of_log,
@@ -197,21 +198,22 @@ def judge_window(
         raise InputError(
             "no record of the window in the prediction log", where=span.name, fix="see the server's output"
         )
-    current = window_profile(records, s.reference, s.bundle.contract)
-    private = [c.name for c in s.bundle.contract.columns if c.private]  # no log holds them
+    contract = as_logged(s.bundle.contract, records)
+    current = window_profile(records, s.reference, contract)
+    withheld = [c.name for c in contract.columns if c.private]
     rules = s.policy.alpha, s.policy.floor, s.policy.visible
-    verdict = compare_profiles(s.reference, current, *rules, withheld=private)
-    answered, target = with_status(records, "ok", "degraded"), s.bundle.contract.target
+    verdict = compare_profiles(s.reference, current, *rules, withheld=withheld)
+    answered, target = with_status(records, "ok", "degraded"), contract.target
     realised = realise(answered, outcomes, target, span.name, s.promise.metric, s.promise.threshold)
     refused = with_status(records, "rejected").num_rows
-    inputs = input_columns(records, s.bundle.contract)
+    inputs = input_columns(records, contract)
     season = same_period(log, span.start, span.end, s.bundle, s.reference)
     scene = scene_of(records, outcomes, s.back, earlier, season, kpi)
     findings = diagnose(verdict, s.reference, inputs, realised.state, refused / records.num_rows, scene)
-    layers = (*data_facts(records, s.bundle.contract, span.name), *model_facts(answered, target, span.name))
+    layers = (*data_facts(records, contract, span.name), *model_facts(answered, target, span.name))
     if span.basis == "measured":  # a rehearsal tells every outcome at once
         layers += tuple(label_facts(answered, outcomes, target, span.name))
-    told = (answered, outcomes, s.bundle.contract)
+    told = (answered, outcomes, contract)
     ahead = outlook(span.name, *told, s.labelled, s.promise.metric, s.bundle.version) if s.labelled else None
     return Window(span, records.num_rows, refused, verdict, realised, findings, layers, ahead)
 
@@ -244,25 +246,14 @@ def facts_of_estimates(
     found = estimate_facts([w.outlook for w in windows if w.outlook is not None])
     return tuple(replace(f, basis=basis) for f in found)
 
-# %% ../../nbs/56_monitoring.stage.ipynb #layers
-def _layers(
-    window: Window,
-) -> dict[str, Any]:
-    "The state of each layer."
-    inputs = {f.state for f in window.drift.features if not f.name.startswith(ANSWER)}
-    answers = {f.state for f in window.drift.features if f.name.startswith(ANSWER)}
-    return {
-        "data": {"state": worst_state(inputs), "rows": window.rows, "refused": window.refused},
-        "model": {
-            "state": worst_state(answers),
-            "promise": window.realised.state,
-            "labelled": window.realised.labelled,
-        },
-        "business": {
-            "state": "not-assessed" if window.realised.counts is None else "counted",
-            "counts": window.realised.counts,
-        },
-    }
+# %% ../../nbs/56_monitoring.stage.ipynb #states
+def _data_states(
+    verdict: DriftVerdict,
+) -> set[str]:
+    "What is known of the inputs: column by column, together, and in each segment."
+    own: set[str] = {f.state for f in verdict.features if not f.name.startswith(ANSWER)}
+    together = {"drift"} if any(f.state == "drift" for f in verdict.joint) else set()
+    return own.union(together, *(_data_states(part) or {part.verdict} for part in verdict.segments.values()))
 
 
 _WORST = ("alert", "drift", "inconclusive", "stable")
@@ -273,6 +264,25 @@ def worst_state(
 ) -> str:
     "The state that outweighs the others."
     return next((s for s in _WORST if s in states), "inconclusive")
+
+# %% ../../nbs/56_monitoring.stage.ipynb #layers
+def _layers(
+    window: Window,
+) -> dict[str, Any]:
+    "The state of each layer."
+    answers = {f.state for f in window.drift.features if f.name.startswith(ANSWER)}
+    return {
+        "data": {"state": worst_state(_data_states(window.drift)), "rows": window.rows, "refused": window.refused},
+        "model": {
+            "state": worst_state(answers),
+            "promise": window.realised.state,
+            "labelled": window.realised.labelled,
+        },
+        "business": {
+            "state": "not-assessed" if window.realised.counts is None else "counted",
+            "counts": window.realised.counts,
+        },
+    }
 
 
 def window_doc(

@@ -5,6 +5,7 @@
 # %% ../../nbs/50_monitoring.tables.ipynb #imports
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from ..data.values import NULL, NULL_DAYS, days, is_null, numbers, spellings, te
 from ..stats.profiles import Encoded, FloatArray, IntArray
 
 # %% auto #0
-__all__ = ['Source', 'BATCH_ROWS', 'SAMPLE', 'REPEATS', 'FEW_TEXTS', 'is_log', 'table_batches', 'Field', 'Fields', 'as_strings',
-           'kind_of', 'find_fields', 'table_days', 'encode_table']
+__all__ = ['Source', 'BATCH_ROWS', 'SAMPLE', 'REPEATS', 'FEW_TEXTS', 'is_log', 'table_batches', 'withheld_in', 'Field', 'Fields',
+           'as_strings', 'kind_of', 'find_fields', 'table_days', 'encode_table']
 
 # %% ../../nbs/50_monitoring.tables.ipynb #batches
 Source = Any  # a path, a pyarrow.Table or a pandas.DataFrame
@@ -101,7 +102,9 @@ def _log_batch(
 
     log = read_log(path.parent if path.name == "predictions" else path)
     inputs = [n for n in log.column_names if n.startswith("in.")]
-    return log.select(inputs).rename_columns([n.removeprefix("in.") for n in inputs])
+    hidden = json.dumps(withheld_in(log))
+    found = log.select(inputs).rename_columns([n.removeprefix("in.") for n in inputs])
+    return found.replace_schema_metadata({"withheld": hidden})
 
 
 def table_batches(
@@ -122,6 +125,15 @@ def table_batches(
         yield from _parquet_batches(file, columns)
     else:
         yield _frame_batch(read_table(file), str(file))
+
+# %% ../../nbs/50_monitoring.tables.ipynb #withheld
+def withheld_in(
+    log: pa.Table,  # As `serving.log.read_log` gives it
+) -> tuple[str, ...]:
+    "Inputs whose values the log leaves out on purpose, in some rows at least."
+    if "withheld" not in log.column_names:
+        return ()
+    return tuple(sorted(pc.unique(pc.list_flatten(log["withheld"])).to_pylist()))
 
 # %% ../../nbs/50_monitoring.tables.ipynb #fields
 @dataclass(frozen=True)

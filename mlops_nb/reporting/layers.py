@@ -77,8 +77,21 @@ def _column_tables(
                 Markup("<h4>{}</h4>").format(window["name"]),
                 _window_table(m, w, window, shown),
                 _left_out(m, w, window, features, shown),
+                Markup("") if answers else _withheld(w, window),
             ]
     return body
+
+
+def _withheld(
+    w: Writer,
+    window: Mapping[str, Any],
+) -> Markup:
+    "The columns that the log leaves out on purpose."
+    notes = drift_of(window).get("notes") or ()
+    names = [str(n["args"]["column"]) for n in notes if n["key"] == "drift.note.withheld"]
+    if not names:
+        return Markup("")
+    return Markup("<p>{}</p>").format(w.text("drift.withheld", columns=Markup(", ").join(map(code, names))))
 
 
 def data_section(

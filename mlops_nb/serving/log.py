@@ -211,6 +211,15 @@ COLUMNS = (
     *("prediction_id", "request_id", "unit_id", "time", "model", "version", "arm", "level", "status", "reason"),
     *("latency_us", "queue_us"),
 )
+_TYPES = {"number": pa.float32(), "datetime": pa.date32()}
+
+
+def _nothing(
+    column: Column,
+    rows: int,
+) -> pa.Array:
+    "A column whose values are left out, in its own type: it may stand beside parts that hold them."
+    return pa.nulls(rows, _TYPES.get(column.kind, pa.string()))
 
 
 def records_table(
@@ -229,10 +238,12 @@ def records_table(
     refused = groups[-1].records if groups[-1].output is None else []
     scored = _scored(bundle, groups[:-1] if refused else groups)
     inputs = {
-        f"in.{c.name}": pa.nulls(rows, pa.string()) if c.name in redact else _inputs(c, scored, refused)
+        f"in.{c.name}": _nothing(c, rows) if c.name in redact else _inputs(c, scored, refused)
         for c in bundle.contract.columns
     }
+    withheld = pa.scalar([n for n in bundle.contract.feature_names if n in redact], pa.list_(pa.string()))
     last = {"flags": meta["flags"], "basis": pa.repeat(pa.scalar(basis, pa.string()), rows)}
+    last["withheld"] = pa.repeat(withheld, rows)
     return pa.table({n: meta[n] for n in COLUMNS} | inputs | _answers(bundle, groups) | last)
 
 # %% ../../nbs/43c_serving.log.ipynb #read
