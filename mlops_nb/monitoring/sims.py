@@ -5,9 +5,11 @@
 # %% ../../nbs/59_monitoring.sims.ipynb #imports
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -23,11 +25,11 @@ from ..stats.calendar import WEEK_H, learn_rhythm, rhythmic, watch_calendar
 from ..stats.claims import Claim, Topic
 from ..stats.intervals import FloatArray
 from ..stats.reweighting import chances, fit_linear, fit_logistic
-from ..stats.sequential import YEAR_H, Watched, watch
+from ..stats.sequential import DEGREE, YEAR_H, Plan, Watched, watch, window_p_value
 
 # %% auto #0
 __all__ = ['REFERENCE_ROWS', 'COLUMNS', 'QUIET_H', 'SCORES', 'INPUTS', 'Model', 'ESTIMATED', 'TOPICS', 'drawn_columns',
-           'quiet_year', 'delay_h', 'rhythm_year', 'drawn_case', 'judged_case', 'labels_until_found']
+           'quiet_year', 'delay_h', 'look_alarm', 'rhythm_year', 'drawn_case', 'judged_case', 'labels_until_found']
 
 # %% ../../nbs/59_monitoring.sims.ipynb #continuous
 REFERENCE_ROWS = 50_000
@@ -147,6 +149,66 @@ def _delays(
         found = sum(delay_h(rows, shift, rng) <= within for _ in range(runs)) / runs
         case = f"{rows} rows an hour, {shift} sd: found within {within} h"
         yield Claim("delay", case, 0.5, 1.0, found, runs)
+
+# %% ../../nbs/59_monitoring.sims.ipynb #lean
+_STEPS = 60
+
+
+def _leaning(
+    share: FloatArray,  # of the bins
+    score: FloatArray,  # per bin
+    mean: float,  # score that the population is to have
+) -> tuple[FloatArray, float, float]:  # its shares, the tilt, and the logarithm of the norm
+    "The nearest population with another mean score (Newton's method)."
+    tilt = 0.0
+    for _ in range(_STEPS):
+        held = share * np.exp(tilt * score)
+        held /= held.sum()
+        now = float(held @ score)
+        tilt += float(np.clip((mean - now) / float(held @ (score - now) ** 2), -0.5, 0.5))
+    weight = share * np.exp(tilt * score)
+    return weight / weight.sum(), tilt, math.log(weight.sum())
+
+
+def look_alarm(
+    column: Watched,
+    share: FloatArray,  # of the population, by bin
+    asked: int,  # which question
+    rows: int,  # of the window
+    level: float,
+    side: int,  # 1 or -1: where the window leans to
+    rng: np.random.Generator,
+) -> float:  # 0 without an alarm; averaged, the chance of one on that side
+    "One look at a window without a change, drawn where alarms are and weighted."
+    score, n = column.scores[:, asked], column.reference.sum()
+    first = float(column.reference @ score / n)
+    spread = math.sqrt((1 / rows + 1 / n) * float(column.reference @ score**2 / n - first**2))
+    furthest = 0.98 * abs(float((score.max() if side > 0 else score.min()) - first))
+    away = side * min(-NormalDist().inv_cdf(level / 2) * spread, furthest)
+    held, tilt, norm = _leaning(share, score, first + away)
+    window = rng.multinomial(rows, held)
+    total = float(window @ score)
+    if (total / rows - first) * side <= 0 or window_p_value(column, window, asked) > level:
+        return 0.0
+    return math.exp(rows * norm - tilt * total)
+
+# %% ../../nbs/59_monitoring.sims.ipynb #look-claims
+def _looks(
+    runs: int,
+    seed: int,
+) -> Iterator[Claim]:
+    "What a year's 5 % would be, were each look at numbers all there is; runs are plain draws that would be as sure."
+    rng = np.random.default_rng([seed, 3])
+    level_of = partial(Plan().level, tests=sum(c.tests for c in drawn_columns(rng)[0]))
+    kinds = {"continuous": partial(_continuous, gaps=0.0), "counts": _discrete}
+    for (name, make), span in itertools.product(kinds.items(), (1, 4, 16)):
+        level, drawn = level_of(span), []
+        for asked, side in itertools.product(range(DEGREE), (-1, 1)):
+            drawn += [look_alarm(*make(rng, name), asked, 100 * span, level, side, rng) for _ in range(runs)]
+        rate, error = (0.1 / level * float(f(drawn)) for f in (np.mean, np.std))
+        alike = round(rate * (1 - rate) / (error**2 / len(drawn)))
+        case = f"{name}, windows of {span} h at 100 rows an hour: the 5 % of a year"
+        yield Claim("a look", case, 0.0, 0.05, rate, alike)
 
 # %% ../../nbs/59_monitoring.sims.ipynb #rhythm
 SCORES = 5  # a column of numbers: four orders and missing values
@@ -421,6 +483,7 @@ def _labels(
 
 # %% ../../nbs/59_monitoring.sims.ipynb #topics
 TOPICS = {
+    "look": Topic(_looks, 500),
     "year": Topic(_quiet, 1_000),
     "delay": Topic(_delays, 200),
     "rhythm": Topic(_rhythms, 1_000),

@@ -15,7 +15,7 @@ from ..core.errors import InputError
 from ..core.files import write_json
 
 # %% auto #0
-__all__ = ['FEWEST_RUNS', 'Claim', 'Topic', 'run_topics', 'claim_table']
+__all__ = ['FEWEST_RUNS', 'Claim', 'Topic', 'measure_topic', 'save_claims', 'run_topics', 'claim_table']
 
 # %% ../../nbs/19_stats.claims.ipynb #claim
 @dataclass(frozen=True)
@@ -51,6 +51,26 @@ class Topic:
     runs: int  # at full size
 
 
+def measure_topic(
+    topic: Topic,
+    seed: int = 0,
+    scale: float = 1.0,
+) -> tuple[Claim, ...]:
+    "Measure the claims of one topic."
+    return tuple(topic.measure(max(round(scale * topic.runs), FEWEST_RUNS), seed))
+
+
+def save_claims(
+    claims: Iterable[Claim],
+    out: str | Path,  # JSON file of the table
+    seed: int,
+    scale: float,
+) -> None:
+    "Save a table of claims."
+    rows = [{**asdict(c), "error": c.error, "holds": c.holds} for c in claims]
+    write_json(out, {"v": 1, "seed": seed, "scale": scale, "claims": rows})
+
+
 def run_topics(
     topics: Mapping[str, Topic],
     out: str | Path,  # JSON file of the table
@@ -62,9 +82,8 @@ def run_topics(
     wanted = tuple(names) or tuple(topics)
     if unknown := sorted(set(wanted) - set(topics)):
         raise InputError(f"no topic '{unknown[0]}'", where="sims", fix=f"use {', '.join(topics)}")
-    found = tuple(c for n in wanted for c in topics[n].measure(max(round(scale * topics[n].runs), FEWEST_RUNS), seed))
-    rows = [{**asdict(c), "error": c.error, "holds": c.holds} for c in found]
-    write_json(out, {"v": 1, "seed": seed, "scale": scale, "claims": rows})
+    found = tuple(c for n in wanted for c in measure_topic(topics[n], seed, scale))
+    save_claims(found, out, seed, scale)
     return found
 
 # %% ../../nbs/19_stats.claims.ipynb #claim-table

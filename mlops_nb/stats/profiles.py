@@ -20,14 +20,15 @@ from numpy.typing import NDArray
 from ..core.errors import InputError
 from ..core.files import read_json, write_json
 from ..data.values import NULL, NULL_DAYS
+from .counting import count_at
 from .directions import Directions, Scale, derive, fit_directions
 
 # %% auto #0
 __all__ = ['FloatArray', 'IntArray', 'AnyArray', 'Encoded', 'CUTS', 'LEVEL_BYTES', 'LEVEL_ROOM', 'NEW_LEVELS', 'BUCKETS', 'KINDS',
-           'ColumnProfile', 'JOINT_CUTS', 'JOINT_ROWS', 'KindedColumn', 'HasColumns', 'as_numbers', 'NumberProfile',
-           'choose_cuts', 'count_numbers', 'LevelProfile', 'profile_levels', 'count_levels', 'JointProfile',
-           'build_joint', 'count_joint', 'Profile', 'count_like', 'build_column', 'build_profile', 'common_design',
-           'save_profile', 'load_profile']
+           'MANY', 'ColumnProfile', 'JOINT_CUTS', 'JOINT_ROWS', 'KindedColumn', 'HasColumns', 'as_numbers',
+           'NumberProfile', 'choose_cuts', 'count_numbers', 'LevelProfile', 'profile_levels', 'count_levels',
+           'JointProfile', 'build_joint', 'count_joint', 'Profile', 'count_like', 'build_column', 'build_profile',
+           'common_design', 'save_profile', 'load_profile']
 
 # %% ../../nbs/16_stats.profiles.ipynb #types
 FloatArray = NDArray[np.floating[Any]]
@@ -112,6 +113,20 @@ def choose_cuts(
     return np.unique(ordered[places]), False
 
 # %% ../../nbs/16_stats.profiles.ipynb #count-numbers
+MANY = 1 << 14  # values from which it pays not to sort them
+
+
+def _at_cuts(
+    numbers: FloatArray,  # float32, NaN for null
+    like: NumberProfile,
+) -> NumberProfile:
+    "Many values at the cut points of a reference."
+    found = count_at(numbers, like.cuts)
+    low, high = (float(f.reduce(numbers)) if found.valued else None for f in (np.fmin, np.fmax))
+    nulls = len(numbers) - found.valued
+    return replace(like, upto=found.upto, below=found.below, valued=found.valued, nulls=nulls, low=low, high=high)
+
+
 def count_numbers(
     values: AnyArray,  # One encoded column
     like: NumberProfile | None = None,  # Count at the cut points of this one; default: choose them
@@ -120,6 +135,8 @@ def count_numbers(
 ) -> NumberProfile:
     "Profile a number column."
     numbers = as_numbers(values)
+    if like and len(like.cuts) and len(numbers) >= MANY:
+        return _at_cuts(numbers, like)
     ordered = np.sort(numbers)  # NaN last
     kept = ordered[: int(np.searchsorted(ordered, np.nan))]
     cuts, exact = (like.cuts, like.exact) if like else choose_cuts(kept, limit)
@@ -575,6 +592,8 @@ def _read_column(
         if len(buckets) not in (0, BUCKETS):
             raise ValueError(f"{len(buckets)} buckets of levels")
         return LevelProfile(dict(header["levels"]), header["rest"], header["nulls"], header["kind"], buckets)
+    if not (np.diff(rows["cut"]) > 0).all():
+        raise ValueError("cut points that do not rise")
     known = {key: header[key] for key in ("valued", "nulls", "exact", "low", "high", "kind")}
     return NumberProfile(rows["cut"].copy(), rows["upto"].copy(), rows["below"].copy(), **known)
 

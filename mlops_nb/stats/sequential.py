@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -233,7 +234,10 @@ def window_p_value(
         return permutation_tail(column.reference, window, a)
     inside = a > 0
     hits, rest = int(window[inside].sum()), int(column.reference[inside].sum())
-    return fisher_p_value(hits, int(window.sum()), rest, int(column.reference.sum()))
+    return _fisher(hits, int(window.sum()), rest, int(column.reference.sum()))
+
+
+_fisher = lru_cache(maxsize=1 << 14)(fisher_p_value)  # windows of few rows ask for the same tables all year
 
 
 def _screen(
