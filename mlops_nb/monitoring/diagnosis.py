@@ -14,18 +14,18 @@ import pyarrow as pa
 
 from ..core.messages import Message
 from .arrivals import Arrived, Habits, Replay, repeated, skew, stale, turned_hours
+from .control import prediction_limits
 from .drift import DriftVerdict, FeatureDrift, compare_profiles
 from .faults import column_fault, has_strangers
 from .findings import PIPELINE, Finding, with_ruled_out
 from .performance import ANSWER
 from .relation import ALPHA, Judged, Relation, compare_relations
-from ..stats.intervals import Interval, t_quantile
 from ..stats.profiles import Encoded, NumberProfile, Profile, as_numbers
 from ..stats.two_sample import rows_needed
 
 # %% auto #0
-__all__ = ['FEWEST_PERIODS', 'KPI_ALPHA', 'MANY_REFUSED', 'USUAL_GAPS', 'SEASON_ALPHA', 'SEASON_LEFT', 'LOUD', 'Kpi',
-           'expected_kpi', 'Scene', 'breaches_of', 'is_seasonal', 'diagnose']
+__all__ = ['MANY_REFUSED', 'USUAL_GAPS', 'SEASON_ALPHA', 'SEASON_LEFT', 'LOUD', 'KPI_ALPHA', 'Kpi', 'Scene', 'breaches_of',
+           'is_seasonal', 'diagnose']
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #kpi
 @dataclass(frozen=True)
@@ -35,24 +35,6 @@ class Kpi:
     name: str
     value: float
     past: tuple[float, ...]
-
-
-FEWEST_PERIODS = 8
-KPI_ALPHA = 0.01
-
-
-def expected_kpi(
-    kpi: Kpi,
-    alpha: float = KPI_ALPHA,
-) -> Interval | None:  # None with too few periods before
-    "Where one further period lies with the chance `1 - alpha`: the prediction interval of normal figures."
-    n = len(kpi.past)
-    if n < FEWEST_PERIODS:
-        return None
-    mean = math.fsum(kpi.past) / n
-    spread = math.sqrt(math.fsum((x - mean) ** 2 for x in kpi.past) / (n - 1))
-    half = t_quantile(1 - alpha, n - 1) * spread * math.sqrt(1 + 1 / n)
-    return Interval(mean, mean - half, mean + half, 1 - alpha, "prediction-t", n)
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #scene
 @dataclass(frozen=True)
@@ -255,12 +237,15 @@ def _world(
     return tuple(_business(scene.kpi))
 
 
+KPI_ALPHA = 0.01  # chance that a figure without a change lies outside of its limits
+
+
 def _business(
     kpi: Kpi | None,
 ) -> Iterator[Finding]:
-    "A business figure outside of its limits."
-    limits = expected_kpi(kpi) if kpi else None
-    if kpi and limits and not limits.low <= kpi.value <= limits.high:
+    "A business figure outside of its limits, where the windows before are a guide."
+    limits = prediction_limits(kpi.past, KPI_ALPHA) if kpi else None
+    if kpi and limits and not limits.follows and not limits.low <= kpi.value <= limits.high:
         yield Finding("business-only", (kpi.name,), {"value": kpi.value, "low": limits.low, "high": limits.high})
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #ruled

@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrivals import Arrived, habits_of, repeated, stale, turned_hours
-from .diagnosis import Kpi, expected_kpi
 from .relation import Judged, compare_relations, input_table
 from ..poc.metrics import Answers
 from ..stats.claims import Claim, Topic
 from ..stats.profiles import build_profile
 
 # %% auto #0
-__all__ = ['TOPICS', 'arrivals', 'relation', 'kpi']
+__all__ = ['TOPICS', 'arrivals', 'relation']
 
 # %% ../../nbs/55e_monitoring.diagnosissims.ipynb #rate
 def _claim(
@@ -132,28 +131,8 @@ def relation(
             alarm = partial(_relation_alarm, case=case, sizes=sizes)
             yield _claim("relation", f"{name}, {sizes[0]} and {sizes[1]} rows", 0, 0.002, alarm, runs, seed)
 
-# %% ../../nbs/55e_monitoring.diagnosissims.ipynb #kpi
-def _kpi_alarm(
-    rng: np.random.Generator,
-    periods: int,
-) -> bool:
-    "Whether a figure like those before is called unusual."
-    figures = rng.normal(100, 10, periods + 1).tolist()
-    limits = expected_kpi(Kpi("value", figures[-1], tuple(figures[:-1])))
-    return limits is not None and not limits.low <= figures[-1] <= limits.high
-
-
-def kpi(
-    runs: int,
-    seed: int,
-) -> Iterator[Claim]:
-    "Prediction limits of a normal figure: 1 % lie outside, however few periods there were."
-    for periods in (8, 24):
-        yield _claim("kpi", f"{periods} periods", 0.01, 0.01, partial(_kpi_alarm, periods=periods), runs, seed)
-
-
+# %% ../../nbs/55e_monitoring.diagnosissims.ipynb #topics
 TOPICS = {
     "diagnosis-arrivals": Topic(arrivals, 2_000),
     "diagnosis-relation": Topic(relation, 1_000),
-    "diagnosis-kpi": Topic(kpi, 5_000),
 }
