@@ -238,7 +238,7 @@ def _after_decision(
 ) -> None:
     "Register what was accepted, watch it, value it."
     _register(ws, listen)
-    live = frozenset({"monitor"}) if any((ws.logs / "predictions").glob("day=*/*")) else frozenset[str]()
+    live = frozenset({"monitor", "value"}) if any((ws.logs / "predictions").glob("day=*/*")) else frozenset[str]()
     _run_stages(ws, AFTER_DECISION, stale | live, listen, again=live)
 
 # %% ../../nbs/83_lifecycle.run.ipynb #run

@@ -86,9 +86,9 @@ def _watched(
     plan: Registered,
 ) -> Watched | None:  # None: no day with enough units
     "The announced design's verdict."
-    judge, e = {"planned-end": planned_end, "open-ended": open_ended}[plan.experiment.design], plan.experiment
+    judge = planned_end if plan.experiment.design == "planned-end" else open_ended
     try:
-        return judge(seen, plan.units, e.alpha)
+        return judge(seen, plan.units, plan.experiment.alpha)
     except InputError:
         return None
 
@@ -149,13 +149,16 @@ def _rail(
     day: int,
 ) -> Rail | None:  # None: nobody has a figure
     "One guard-rail at the last look."
-    e, both = plan.experiment, _both(units, metric, mask)
-    seen, rail = _seen(both, day), plan.experiment.guard_rails[metric]
-    watched = _so_far(seen, e.design, plan.units, e.alpha)
-    if watched is None:
+    e, both, rail = plan.experiment, _both(units, metric, mask), plan.experiment.guard_rails[metric]
+    seen = _seen(both, day)
+    plain, strict = (_so_far(seen, e.design, plan.units, a) for a in (e.alpha, e.alpha / len(e.guard_rails)))
+    if plain is None or strict is None:
         return None
-    found = _effect(both, metric, watched, None)
-    return Rail(rail.margin, guard_rail(found, rail.margin, rail.higher_is_better), found)
+    found = _effect(both, metric, plain, None)
+    state = guard_rail(found, rail.margin, rail.higher_is_better)
+    if state == "harmed":
+        state = guard_rail(_effect(both, metric, strict, None), rail.margin, rail.higher_is_better)
+    return Rail(rail.margin, state, found)
 
 # %% ../../nbs/66e_value.readout.ipynb #segments
 def _levels(
@@ -374,7 +377,8 @@ def read_units(
     srm_p = _srm(units, e.share)
     state, reason = _verdict(plan, srm_p, whole, watched, effect)
     rails: list[Rail | None] = []
-    segments, small = (), []
+    segments: tuple[Effect, ...] = ()
+    small: list[Message] = []
     if latest:
         rails = [_rail(units, mask, m, plan, latest.day) for m in e.guard_rails]
         segments, small = _segments(units, mask, plan, latest.day)

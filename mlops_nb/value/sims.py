@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from ..stats.claims import Claim, Topic
-from .experiments import arm, compare, simulate_coverage
+from .experiments import Arm, arm, compare, simulate_coverage
 from .measured import flow_of, measured
 from .planning import SRM_ALPHA
 from .prepost import simulate_placebo
@@ -116,20 +116,26 @@ def _prepost(
             )
 
 # %% ../../nbs/69_value.sims.ipynb #ratios
+def _tries(
+    rng: np.random.Generator,
+    units: int,
+    attempts: int,  # expected, a unit
+) -> Arm:
+    "Units that try more or less often, and succeed more or less."
+    tried = 1 + rng.negative_binomial(1, 1 / attempts, units)
+    return arm(rng.binomial(tried, rng.beta(2, 8, units)).astype(float), denominators=tried.astype(float))
+
+
 def _ratios(
     runs: int,
     seed: int,
 ) -> Iterator[Claim]:
-    "Ratio metrics: successes over attempts of units that try more or less often, and succeed more or less."
+    "Ratio metrics: successes over attempts."
     rng = np.random.default_rng(seed)
     for units, visits in ((200, 2), (200, 20), (2000, 5)):
         held = 0
         for _ in range(runs):
-            sides = []
-            for _side in range(2):
-                tried = 1 + rng.negative_binomial(1, 1 / visits, units)
-                sides.append(arm(rng.binomial(tried, rng.beta(2, 8, units)), denominators=tried))
-            e = compare(*sides)
+            e = compare(_tries(rng, units, visits), _tries(rng, units, visits))
             held += e.low is not None and e.high is not None and e.low <= 0 <= e.high
         yield Claim("coverage", f"ratio, {units} units an arm, {visits} attempts a unit", 0.93, 0.97, held / runs, runs)
 
