@@ -41,7 +41,7 @@ def _last_value(
         raise InputError(f"the return of {bundle[:12]} is not on record", where=ws.relative(ws.value_file), fix=fix)
     return evidence
 
-
+# %% ../../nbs/67b_value.retirement.ipynb #begin-it
 def begin(
     ws: Workspace,
     reason: str = "",  # needed when the decision is not to decommission
@@ -120,7 +120,7 @@ def _value(
     net = facts.get("roi.net_monthly")
     said = Message("retire.value.unknown")
     if net is not None:
-        said = Message("retire.value.known", {"net": net.value, "currency": net.unit, "basis": net.basis})
+        said = Message(f"retire.value.{net.basis}", {"net": round(float(net.value or 0)), "currency": net.unit})
     return Answer(True, said, {"evidence": evidence.sha256, "facts": told})
 
 # %% ../../nbs/67b_value.retirement.ipynb #traffic
@@ -140,7 +140,7 @@ def _served_elsewhere(
     logged = next((task.ws.logs / "predictions").glob("day=*/*"), None)
     return logged is not None or any(e.data.get("to") == "production" for e in moved)
 
-
+# %% ../../nbs/67b_value.retirement.ipynb #way-back
 def _close_way_back(
     state: Path,
     going: set[str],
@@ -170,7 +170,7 @@ def served_here(
             found.append(int(place.name))
     return sorted(found)
 
-
+# %% ../../nbs/67b_value.retirement.ipynb #traffic-step
 def _traffic(
     task: Task,
 ) -> Answer:
@@ -367,7 +367,7 @@ def _alone(
     finally:
         lock.release()
 
-
+# %% ../../nbs/67b_value.retirement.ipynb #whole-list
 def retire(
     ws: Workspace,
     reason: str = "",  # why, when the decision is not to decommission
