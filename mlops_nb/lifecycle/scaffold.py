@@ -91,6 +91,9 @@ _NOTES = {
     "segments": "columns whose levels get a threshold of their own",
     "bundle": "folder of the model that serves today; empty: the champion that the service routes to, if any",
     "margin": "largest loss against it that nobody would mind, on the promised metric",
+    "logs": "when the model is retired: keep or erase the predictions and outcomes",
+    "data": "the same for the tables, the splits and their copies in the cache",
+    "keep_months": "from the first step of the retirement on; only then is anything erased",
     "expiry_months": "then the proof of concept is re-evaluated or abandoned",
 }
 
@@ -140,6 +143,7 @@ def draft_charter(
         "lighter": {"make": "auto", "max_loss": 0.01} | given.get("lighter", {}),
         **({"operating_point": {"objective": "auto", "segments": []}} if data["task"] == "binary" else {}),
         "champion": {"bundle": "", "margin": 0.01},
+        "retirement": {"logs": "keep", "data": "keep", "keep_months": 6},
     }
 
 
