@@ -295,12 +295,10 @@ def _lite(
     computing: float | None,
     charter: Charter,
     machine: Machine,
-) -> Saving | Message | None:
+) -> Saving | Message:
     "Answer with the lighter model."
-    if computing is None or machine.lite_speed is None:
+    if computing is None or not machine.lite_speed:
         return Message("saving.unknown.lite")
-    if machine.lite_speed <= 1:
-        return None
     metric = charter.criteria.performance.metric
     price = Message("saving.price.lite", {"metric": metric, "loss": machine.lite_loss or 0.0})
     saved = computing * (1 - 1 / machine.lite_speed)
