@@ -95,8 +95,8 @@ def _columns(
     "Input columns of the log; raises `InputError` for one that is not logged."
     absent = [n for n in names if f"in.{n}" not in log.column_names]
     if absent:
-        known = ", ".join(c.removeprefix("in.") for c in log.column_names if c.startswith("in."))
-        raise InputError(f"no input '{absent[0]}' in the log", where=where, fix=f"there are {known}")
+        fix = "name inputs of the bundle's contract"
+        raise InputError(f"no input '{absent[0]}' in the log", where=where, fix=fix)
     return {n: log[f"in.{n}"] for n in names}
 
 # %% ../../nbs/66d_value.enrolment.ipynb #micros
@@ -170,14 +170,22 @@ def _owners(
     outcomes: pa.Table,
     rows: pa.Table,  # Of the log
     unit_of_row: Ints,
-    units: NDArray[Any],  # Sorted
+    units: NDArray[Any],
 ) -> Ints:  # Index of the unit; -1: no unit of the experiment
     "Whose outcome each is: by prediction where it names one, else by unit."
-    ids = np.asarray(rows["prediction_id"].to_numpy(zero_copy_only=False)).astype(str)
-    by_id = dict(zip(ids.tolist(), unit_of_row.tolist(), strict=True))
-    by_unit = {u: i for i, u in enumerate(units.tolist())}
-    pairs = zip(outcomes["prediction_id"].to_pylist(), outcomes["unit_id"].to_pylist(), strict=True)
-    return np.array([by_id.get(p, -1) if p else by_unit.get(u, -1) for p, u in pairs], dtype=np.int64)
+    said = outcomes["prediction_id"]
+    row = _places(said, rows["prediction_id"].combine_chunks())
+    by_unit = _places(outcomes["unit_id"], pa.array(units, pa.string()))
+    return np.where(np.asarray(pc.is_valid(said)), np.where(row >= 0, unit_of_row[row], -1), by_unit)
+
+
+def _places(
+    column: pa.ChunkedArray,
+    values: pa.Array,  # distinct
+) -> Ints:  # -1: not among them
+    "Where each cell stands among the values."
+    found = pc.index_in(column, value_set=values, skip_nulls=True)
+    return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 def _last_told(
@@ -185,10 +193,10 @@ def _last_told(
 ) -> pa.Table:  # In the order in which they were received
     "Each outcome once; of those with the same id, kind and moment, the last received."
     ordered = outcomes.sort_by("received") if "received" in outcomes.column_names else outcomes
-    names = ("prediction_id", "unit_id", "kind", "time")
-    keys = list(zip(*(ordered[n].to_pylist() for n in names), strict=True))
-    last = {k: i for i, k in enumerate(keys)}
-    return ordered.take(pa.array(sorted(last.values()), pa.int64()))
+    names = ["prediction_id", "unit_id", "kind", "time"]
+    numbered = ordered.select(names).append_column("row", pa.array(np.arange(len(ordered))))
+    last = numbered.group_by(names, use_threads=False).aggregate([("row", "max")])["row_max"]
+    return ordered.take(last.combine_chunks().sort())
 
 # %% ../../nbs/66d_value.enrolment.ipynb #sums
 def _sums(
@@ -255,8 +263,9 @@ def enrol(
     rows = everything.filter(pc.is_valid(everything["unit_id"]))
     if not rows.num_rows:
         raise InputError("no row of the log names a unit", where=e.name, fix="send unit_ids with every request")
-    names = np.asarray(rows["unit_id"].to_numpy(zero_copy_only=False)).astype(str)
-    units, first, of_row = np.unique(names, return_index=True, return_inverse=True)
+    coded = rows["unit_id"].combine_chunks().dictionary_encode()
+    units, of_row = coded.dictionary.to_numpy(zero_copy_only=False), np.asarray(coded.indices, dtype=np.int64)
+    first = np.unique(of_row, return_index=True)[1]
     at, treated_row = _micros(rows["time"]), np.asarray(pc.equal(rows["version"], e.treatment))
     within = at - at[first][of_row] < e.window_days * DAY_US
     seen = [np.bincount(of_row[within & (treated_row == s)], minlength=len(units)) > 0 for s in (False, True)]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -390,6 +391,19 @@ def read_units(
         units.currency,
     )  # fmt: skip
 
+# %% ../../nbs/66e_value.readout.ipynb #columns
+def _rows_of(
+    logs: Path,
+    e: Experiment,
+) -> pa.Table:
+    "The columns of the prediction log that an experiment needs."
+    inputs = [f"in.{c}" for c in (*e.segments, e.covariate) if c]
+    wanted = ("prediction_id", "unit_id", "time", "version", "arm", *inputs)
+    days = sorted(date.fromisoformat(d.name.removeprefix("day=")) for d in (logs / "predictions").glob("day=*"))
+    parts = (read_log(logs, since=d, until=d) for d in days)
+    tables = [t.select([n for n in wanted if n in t.column_names]) for t in parts if t.num_rows]
+    return pa.concat_tables(tables, promote_options="permissive") if tables else read_log(logs)
+
 # %% ../../nbs/66e_value.readout.ipynb #read-experiment
 def read_experiment(
     ws: Workspace,
@@ -397,7 +411,8 @@ def read_experiment(
     until: datetime | None = None,  # Default: the last moment the log holds, so that the same log gives the same answer
 ) -> Readout:
     "Read an announced experiment from the server's log; raises `InputError` when it cannot be read at all."
-    plan, log, outcomes = registered(ws, name), read_log(ws.logs), read_outcomes(ws.logs)
+    plan, outcomes = registered(ws, name), read_outcomes(ws.logs)
+    log = _rows_of(ws.logs, plan.experiment)
     at = until or _last_moment(log, outcomes)
     return read_units(plan, enrol(log, outcomes, plan.experiment, plan.seen_until, at), at)
 
