@@ -11,19 +11,43 @@ from pathlib import Path
 from typing import Any
 
 from .core.display import Table
-from .core.errors import InputError
+from .core.errors import InputError, Refused
 from .core.facts import Fact
+from .core.files import atomic_write
+from .core.hashing import sha256_bytes
 from .core.messages import Message, label, number
 from .core.workspace import Evidence, Workspace, write_evidence
 from .ledger import EVENTS, Ledger
-from .serving.leader import read_rollout
+from .serving.leader import of_bar, read_rollout
 from .serving.moves import read_events
 from .serving.routing import RouteFile, Routes, acknowledged
 from .trial.client import Client
 from .trial.drill import Drill, drill
 
 # %% auto #0
-__all__ = ['RolloutStatus', 'rollout_status', 'import_events', 'roles_of', 'catch_up', 'drill_evidence', 'run_drill']
+__all__ = ['reason_told', 'RolloutStatus', 'rollout_status', 'import_events', 'roles_of', 'catch_up', 'drill_evidence',
+           'run_drill', 'record_drill', 'check_calm']
+
+# %% ../nbs/49a_rollout.ipynb #words
+def reason_told(
+    reason: Mapping[str, Any],  # JSON form of a message of the controller
+    lang: str,
+) -> Message:
+    "A reason whose metric has the name that readers know."
+    message = Message.from_dict(reason)
+    metric = message.args.get("metric")
+    return (
+        Message(message.key, {**message.args, "metric": label(f"rollout.metric.{metric}", lang)}) if metric else message
+    )
+
+
+def _rate(
+    bad: int,
+    n: int,
+    lang: str,
+) -> str:
+    "A share with the number it is of."
+    return f"{number(100 * bad / n, lang, 2)} % / {number(n, lang)}" if n else "–"
 
 # %% ../nbs/49a_rollout.ipynb #status
 @dataclass(frozen=True)
@@ -51,12 +75,12 @@ class RolloutStatus:
         "Each metric of both sides, and how much of the evidence that suffices it has."
         judged = self.rollout["judged"]["metrics"] if self.rollout and "judged" in self.rollout else {}
         bar = self.rollout["policy"]["false_rollback"] if self.rollout else 0.0
-        rows = tuple((m, *self._line(j, bar)) for m, j in judged.items())
+        rows = tuple((label(f"rollout.metric.{m}", self.lang), *self._line(j, bar)) for m, j in judged.items())
         return Table(label("rollout.evidence", self.lang), self._words("metric", "new", "old", "pairs", "of_bar"), rows)
 
     def _line(self, judged: Mapping[str, Any], bar: float) -> tuple[str, ...]:
         both = (_rate(judged[f"{side}_bad"], judged[side], self.lang) for side in ("new", "old"))
-        return *both, number(judged["pairs"], self.lang), f"{100 * min(judged['evidence'] * bar, 1):.0f} %"
+        return *both, number(judged["pairs"], self.lang), f"{100 * min(of_bar(judged, bar), 1):.0f} %"
 
     def _words(self, *names: str) -> tuple[str, ...]:
         return tuple(label(f"rollout.column.{n}", self.lang) for n in names)
@@ -67,7 +91,7 @@ class RolloutStatus:
             return label("rollout.none", self.lang)
         verdict = self.rollout.get("verdict", {})
         running = self.rollout["state"] == "running" and "reason" in verdict
-        told = Message.from_dict(verdict["reason"] if running else self.rollout["reason"]).text(self.lang)
+        told = reason_told(verdict["reason"] if running else self.rollout["reason"], self.lang).text(self.lang)
         wait_s = verdict.get("wait_s") if running else None
         return told + (f" {Message('rollout.wait', {'seconds': round(wait_s)}).text(self.lang)}" if wait_s else "")
 
@@ -82,15 +106,6 @@ class RolloutStatus:
 
     def _repr_html_(self) -> str:
         return self.arms_table().html() + self.evidence_table().html() + Table(self.said(), (), ()).html()
-
-
-def _rate(
-    bad: int,
-    n: int,
-    lang: str,
-) -> str:
-    "A share with the number it is of."
-    return f"{number(100 * bad / n, lang, 2)} % / {number(n, lang)}" if n else "–"
 
 # %% ../nbs/49a_rollout.ipynb #read-status
 def rollout_status(
@@ -108,14 +123,14 @@ def import_events(
     state: Path | None = None,  # Default: the workspace's
 ) -> int:  # Events that were new
     "Take the server's events over into the ledger."
+    events = [e for e in read_events(state or ws.state) if e.get("event") in EVENTS]
     ledger = Ledger(ws.ledger_file)
-    before = len(ledger.entries())
-    for event in read_events(state or ws.state):
-        if event["event"] in EVENTS:
-            data = dict(event["data"])
-            subject = str(data.get("version") or data.get("champion") or "")
-            ledger.append(event["event"], subject, {**data, "time": event["time"]}, event["actor"])
-    return len(ledger.entries()) - before
+    known = {(e.event, e.data.get("time")) for e in ledger.entries()} if events else set()
+    new = [e for e in events if (e["event"], e["time"]) not in known]
+    for event in new:
+        data = {**event["data"], "time": event["time"]}
+        ledger.append(event["event"], str(data.get("version") or data.get("champion") or ""), data, event["actor"])
+    return len(new)
 
 
 def roles_of(
@@ -155,9 +170,16 @@ def drill_evidence(
         ),
         Fact("rollback.failed_requests", done.failed, "1", n=done.requests),
     )
-    return Evidence("drill", facts, {"drill": [m.to_dict() for m in done.moves]})
+    return Evidence("drill", facts, {"drill": [m.to_dict() for m in done.moves], "versions": _versions(done)})
 
 
+def _versions(
+    done: Drill,
+) -> list[str]:
+    "The versions between which a drill went."
+    return [done.moves[0].left, done.moves[0].reached]
+
+# %% ../nbs/49a_rollout.ipynb #run-drill
 def run_drill(
     ws: Workspace,
     client: Client,
@@ -165,15 +187,42 @@ def run_drill(
     max_s: float = 300.0,
 ) -> Evidence:
     "Roll a running server back and return; write the evidence and tell the ledger."
+    check_calm(ws.state)
     done = drill(client, rows)
-    evidence = drill_evidence(done, max_s)
-    file = write_evidence(ws, evidence)
     import_events(ws)
-    told = {
-        "seconds": done.seconds,
-        "failed_requests": done.failed,
-        "requests": done.requests,
-        "evidence": ws.relative(file),
-    }
-    Ledger(ws.ledger_file).append("drill.done", done.moves[0].left, told)
-    return replace(evidence, path=ws.relative(file))
+    return record_drill(ws, done, max_s)
+
+
+def record_drill(
+    ws: Workspace,
+    done: Drill,
+    max_s: float,  # Promised
+) -> Evidence:
+    "Write the evidence of a drill and tell the ledger."
+    evidence = _keep(ws, drill_evidence(done, max_s))
+    told = {"seconds": done.seconds, "failed_requests": done.failed, "requests": done.requests, "max_s": max_s}
+    where = {"versions": _versions(done), "evidence": evidence.path, "sha256": evidence.sha256}
+    Ledger(ws.ledger_file).append("drill.done", done.moves[0].left, told | where)
+    return evidence
+
+
+def check_calm(
+    state: Path,
+) -> None:
+    "Raise `Refused` while versions share the traffic: a drill would end that, and come back to another version."
+    routes = RouteFile(state).read() if (state / "routes.json").exists() else None
+    if routes and (sharing := [a for a in routes.challengers if a.share]):
+        raise Refused(
+            f"version {sharing[0].version} has a share of the traffic", where="drill", fix="let it end, or roll it back"
+        )
+
+
+def _keep(
+    ws: Workspace,
+    evidence: Evidence,
+) -> Evidence:  # With the path of the copy that stays
+    "Write a drill as the last one, and under its hash."
+    content = write_evidence(ws, evidence).read_bytes()
+    digest = sha256_bytes(content)
+    kept = atomic_write(ws.evidence / "drills" / f"{digest[:12]}.json", content)
+    return replace(evidence, path=ws.relative(kept), sha256=digest)

@@ -18,18 +18,26 @@ from mlops_nb.bundle.release import released
 from mlops_nb.cli.common import guarded
 from mlops_nb.cli.main import app
 from mlops_nb.core.errors import InputError, Refused
+from mlops_nb.core.files import read_json
 from mlops_nb.core.keys import new_key_pair
 from mlops_nb.core.settings import Settings, load_settings
 from mlops_nb.core.workspace import Evidence, Workspace, write_evidence
 from mlops_nb.ledger import Ledger
 from mlops_nb.lifecycle.stages import record_stage
 from mlops_nb.poc.approval import approve_decision
+from mlops_nb.poc.case import open_case
 from mlops_nb.poc.gate import run_gate
 from mlops_nb.poc.scorecard import run_score
 from mlops_nb.registry import check_role, find_version, follow_routes, move, on_stage, register, stage_of
+from mlops_nb.reporting.rollouts import action_of, rollout_entries
+from mlops_nb.reporting.runner import run_report
 from mlops_nb.rollout import rollout_status
+from mlops_nb.serving.leader import read_rollout
+from mlops_nb.trial.client import Client
+from mlops_nb.trial.traffic import Material, Plan, replay
 from tests.scored_workspace import Story, make
-from tests.serving_bundle import make_bundle, running
+from tests.serving_bundle import NOT_A_NUMBER, ROW, Running, make_bundle, running
+from tests.serving_lab import until
 
 ROOT = Path(__file__).resolve().parent.parent
 DAY = datetime.now(UTC).date()
@@ -42,21 +50,25 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return {"MLOPS_NB_CONFIG_HOME": str(tmp_path / "home")}
 
 
-@pytest.fixture
-def ws(tmp_path: Path, environ: dict[str, str]) -> Workspace:
+def decided(folder: Path, environ: dict[str, str], faults: bool = False) -> Workspace:
     "A reviewed charter, a real bundle and a decision about it; A. Martin may approve, C. Petit froze the charter."
     people = "".join(
         f'[[approver]]\nname = "{n}"\nrole = "risk"\npublic_key = "{new_key_pair(n, environ)}"\n'
         for n in ("A. Martin", "C. Petit")
     )
-    found = make(tmp_path / "mini", Story(approvers=people))
-    bundle = load_bundle(make_bundle(found.bundles, "mini", faults=False, thresholds=Thresholds(0.5, "Yes")))
+    found = make(folder, Story(approvers=people))
+    bundle = load_bundle(make_bundle(found.bundles, "mini", faults=faults, thresholds=Thresholds(0.5, "Yes")))
     path = f"bundles/{bundle.path.name}"
     write_evidence(found, Evidence("export", data={"candidate": {"id": bundle.id, "path": path}}))
     run_score(found)
     run_gate(found, DAY)
     record_stage(found, "gate")
     return found
+
+
+@pytest.fixture
+def ws(tmp_path: Path, environ: dict[str, str]) -> Workspace:
+    return decided(tmp_path / "mini", environ)
 
 
 def candidate(ws: Workspace) -> Bundle:
@@ -164,7 +176,7 @@ def test_the_commands_from_staging_to_champion_and_back(
 ) -> None:
     ws, url = serving
     register(ws)
-    version = candidate(ws).version
+    version, old = candidate(ws).version, rollout_status(ws.state).routes.champion.version
     assert command("rollout", "canary", ws.root, "--url", url) == 1
     assert "a challenger comes from production; move it first" in capsys.readouterr().err
     approve_decision(ws, "A. Martin", "", environ)
@@ -172,9 +184,23 @@ def test_the_commands_from_staging_to_champion_and_back(
     assert command("rollout", "shadow", ws.root, "--url", url) == 0
     assert on_stage(ws, "shadow") is not None
     assert command("rollout", "promote", ws.root, "--to", "production") == 0
+    half = f"{version}=0.5"
+    for arms, why in (
+        (["--arm", "half"], "is not BUNDLE=SHARE"),
+        (["--arm", "feed=0.5"], "no version feed"),
+        (["--arm", half, "--arm", half], "leave the champion a part"),
+        (["--arm", f"{version}=0.2", "--arm", f"{version[:6]}=0.2"], "one version is named twice"),
+    ):
+        assert command("rollout", "split", ws.root, "--url", url, *arms) == 2
+        assert why in capsys.readouterr().err
+    assert command("rollout", "split", ws.root, "--url", url, "--arm", half) == 0
+    assert f"champion {old} 50 %, challenger {version} 50 %" in capsys.readouterr().out
+    assert command("rollout", "rollback", ws.root, "--url", url, "--reason", "enough\nseen") == 0
     (ws.root / "rollout.toml").write_text("steps = [0.5, 1.0]\nhold_s = 3600\n")
     assert command("rollout", "canary", ws.root, "--url", url) == 0
     assert f"challenger {version} 50 %" in capsys.readouterr().out
+    assert command("rollout", "drill", ws.root, "--url", url) == 1
+    assert "has a share of the traffic; let it end, or roll it back" in capsys.readouterr().err
     assert command("traffic", candidate(ws).path, "--url", url, "--requests", 60, "--rate", 500) == 0
     assert "challenger" in capsys.readouterr().out
     assert command("rollout", "status", ws.root, "--json") == 0
@@ -184,13 +210,26 @@ def test_the_commands_from_staging_to_champion_and_back(
     champion = on_stage(ws, "champion")
     assert champion is not None
     assert champion.bundle_id.startswith(version)
+    assert command("rollout", "split", ws.root, "--url", url, "--arm", half) == 1
+    assert "is the champion" in capsys.readouterr().err
     assert command("rollout", "drill", ws.root, "--url", url) == 0
     assert "0 of" in capsys.readouterr().out
     assert (ws.evidence / "drill.json").exists()
     assert rollout_status(ws.state).routes.champion.version == version
-    told = [e.event for e in Ledger(ws.ledger_file).entries()]
-    wanted = ["version.moved", "rollout.step", "rollout.rolled_back", "drill.done"]
-    assert all(event in told for event in wanted)
+    told = [(e.event, e.subject[:12], action_of(e)) for e in rollout_entries(Ledger(ws.ledger_file).entries())]
+    assert told == [
+        ("version.moved", version, "stage"),
+        ("rollout.step", version, "shadow"),
+        ("version.moved", version, "stage"),
+        ("rollout.step", version, "split"),
+        ("rollout.rolled_back", version, "rollback"),
+        ("rollout.step", version, "begin"),
+        ("rollout.rolled_back", version, "rollback"),
+        ("version.moved", version, "promote"),
+        ("drill.done", version, "drill"),
+    ]
+    assert "enough" in Ledger(ws.ledger_file).entries("rollout.rolled_back")[0].data["text"]
+    assert open_case(ws).drilled.evidence is None, "the decision has its own, and this one was quick"
     assert command("rollout", "rollback", ws.root, "--url", "http://127.0.0.1:1") == 3
 
 
@@ -204,3 +243,77 @@ def test_traffic_stays_on_this_machine_and_says_what_is_wrong(
     assert command("rollout", "status", tmp_path) == 2
     assert "no server has served from here" in capsys.readouterr().err
     assert command("rollout", "rollback", tmp_path / "no") == 2
+
+
+def scraped(server: Running) -> dict[str, float]:
+    "The samples of /metrics, without their prefix."
+    lines = [line for line in server.client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name.removeprefix("mlops_nb_"): float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def agree(server: Running, state: Path) -> bool:
+    "Whether /metrics says what `rollout status` says."
+    found, doc = scraped(server), read_rollout(state) or {}
+    judged, bar = doc["judged"], doc["policy"]["false_rollback"]
+    told = {
+        "rollout_share": judged["share"],
+        "rollout_step": judged["step"] + 1,
+        "rollout_evidence": judged["evidence"],
+    }
+    told |= {"rollout_missing_pairs": doc["verdict"]["needs"]}
+    told |= {f'arm_share{{arm="{a.role}"}}': a.share for a in rollout_status(state).routes.arms}
+    for metric, known in judged["metrics"].items():
+        told[f'rollout_pairs{{metric="{metric}"}}'] = known["pairs"]
+        told[f'rollout_metric_evidence{{metric="{metric}"}}'] = known["evidence"] * bar
+        for side in ("new", "old"):
+            at = f'rollout_requests{{metric="{metric}",side="{side}",what='
+            told |= {at + '"all"}': known[side], at + '"bad"}': known[f"{side}_bad"]}
+    return all(found[name] == pytest.approx(value) for name, value in told.items())
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("rollout")
+def test_a_regression_is_taken_back_and_a_page_says_why(
+    tmp_path: Path, environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    "Shadow, canary steps, a regression that is injected, the way back by itself; status, metrics, ledger and report tell the same."
+    ws = decided(tmp_path / "mini", environ, faults=True)
+    version, old = candidate(ws).version, make_bundle(tmp_path / "old", "old", shift=0.05, faults=False)
+    register(ws)
+    approve_decision(ws, "A. Martin", "", environ)
+    (ws.root / "rollout.toml").write_text("steps = [0.3, 0.6, 1.0]\nhold_s = 1\ndetect = 0.5\nfalse_rollback = 0.2\n")
+    good, bad = ([ROW | {"tenure": t, "charges": c} for c in range(9)] for t in (3, NOT_A_NUMBER))
+
+    def step() -> float:
+        return rollout_status(ws.state).routes.arms[-1].share
+
+    with running(tmp_path / "run", old, arguments=["--workers", "2", "--state-dir", str(ws.state)]) as server:
+        until(lambda: server.metric("ready_workers") == 2)
+        client = Client(server.url)
+        move(ws, "qa")
+        assert command("rollout", "shadow", ws.root, "--url", server.url) == 0
+        seen = replay(client, Material(good), Plan(100, 10, 200))
+        assert set(seen.answered) == {f"champion {old.name[-12:]}"}
+        until(lambda: server.metric('shadow_rows_total{outcome="answered"}') > 0)
+        move(ws, "production")
+        assert command("rollout", "canary", ws.root, "--url", server.url) == 0
+        seen = replay(client, Material(good), Plan(4000, 20, 200), until=lambda: step() == 0.6)
+        assert not seen.failed
+        assert step() == 0.6, "nothing spoke against it"
+        until(lambda: agree(server, ws.state))
+        seen = replay(client, Material(bad), Plan(4000, 20, 200, seed=1), until=lambda: step() == 1.0)
+        assert not seen.failed, "whoever was answered by the rule was answered"
+        until(lambda: (read_rollout(ws.state) or {})["state"] == "rolled_back")
+        assert {a.version for a in rollout_status(ws.state).routes.arms} == {old.name[-12:]}
+        until(lambda: server.metric('rollouts_total{outcome="rolled_back"}') == 1)
+        client.close()
+    page = run_report(ws, "audit", lang="fr")
+    last = [e for e in rollout_entries(Ledger(ws.ledger_file).entries()) if action_of(e) == "roll_back"][-1]
+    assert (last.subject, last.actor, last.data["args"]["metric"]) == (version, "rollout", "degraded")
+    judged = last.data["judged"]["degraded"]
+    facts = {f["id"]: f for f in read_json(page.parent / "facts.json")["facts"]}
+    rate = facts[f"rollout.new/{last.seq}-degraded"]
+    assert (rate["value"], rate["n"]) == (judged["new_bad"] / judged["new"], judged["new"])
+    told = page.read_text()
+    assert all(words in told for words in ("retirée automatiquement", "réponses dégradées", "étape suivante du canari"))
+    assert command("verify", page) == 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlops_nb.trial.client import Client
 
 # %% auto #0
-__all__ = ['rollout_app', 'traffic_app', 'shadow', 'canary', 'promote', 'rollback', 'drill', 'status', 'traffic']
+__all__ = ['rollout_app', 'traffic_app', 'shadow', 'canary', 'split', 'promote', 'rollback', 'drill', 'status', 'traffic']
 
 # %% ../../nbs/96_cli.rollout.ipynb #options
 rollout_app = typer.Typer(no_args_is_help=True, help="Shadow, canary, promotion and the way back.")
@@ -140,6 +140,55 @@ def canary(
     say(_routed(_ask(ws, (url, key_file), "/admin/canary", body)))
     say(f"watch it: mlops-nb rollout status {folder}")
 
+# %% ../../nbs/96_cli.rollout.ipynb #arms
+def _arm(
+    given: str,  # BUNDLE=SHARE
+) -> tuple[str, float]:  # Bundle, and its part of the units
+    "An arm as it was asked for; raises `InputError`."
+    bundle, _, text = given.rpartition("=")
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not bundle or not 0 < share < 1:
+        raise InputError(f"'{given}' is not BUNDLE=SHARE", where="--arm", fix="for example 4f2a=0.5; above 0, below 1")
+    return bundle, share
+
+
+def _arms(
+    ws: Workspace,
+    given: list[str],
+) -> list[dict[str, Any]]:
+    "The arms beside the champion, if the registry allows each of them; raises `InputError` and `Refused`."
+    asked = [_arm(g) for g in given]
+    if (whole := sum(share for _, share in asked)) >= 1:
+        raise InputError(f"the shares make {whole:g}", where="--arm", fix="leave the champion a part")
+    arms = [{"bundle": _candidate(ws, bundle, "challenger"), "share": share} for bundle, share in asked]
+    if len({a["bundle"] for a in arms}) < len(arms):
+        raise InputError("one version is named twice", where="--arm")
+    return arms
+
+# %% ../../nbs/96_cli.rollout.ipynb #split
+@rollout_app.command()
+def split(
+    folder: _Dir,
+    arm: Annotated[
+        list[str],
+        typer.Option(metavar="BUNDLE=SHARE", help="A version in production and its part of the units; once for each."),
+    ],
+    url: _Url = "",
+    key_file: _Key = None,
+) -> None:
+    """Share the units out between the champion and other versions, each unit with one of them: an A/B test.
+
+    Example: mlops-nb rollout split churn --arm 4f2a=0.5
+    """
+    from mlops_nb.core.workspace import open_workspace
+
+    ws = open_workspace(folder)
+    say(_routed(_ask(ws, (url, key_file), "/admin/split", {"arms": _arms(ws, arm)})))
+    say(f"end it: mlops-nb rollout rollback {folder}")
+
 # %% ../../nbs/96_cli.rollout.ipynb #promote
 @rollout_app.command()
 def promote(
@@ -165,15 +214,25 @@ def promote(
 
 # %% ../../nbs/96_cli.rollout.ipynb #rollback
 @rollout_app.command()
-def rollback(folder: _Dir, url: _Url = "", key_file: _Key = None) -> None:
-    """Take the traffic back: from a canary to the champion, else to the previous version.
+def rollback(
+    folder: _Dir,
+    reason: Annotated[str, typer.Option(help="Why; kept in the ledger, shown in the reports.")] = "",
+    url: _Url = "",
+    key_file: _Key = None,
+) -> None:
+    """Take the traffic back: from a canary or an A/B test to the champion, else to the previous version.
 
-    Example: mlops-nb rollout rollback churn
+    Example: mlops-nb rollout rollback churn --reason "complaints about refusals"
     """
     from mlops_nb.core.workspace import open_workspace
 
     ws = open_workspace(folder)
-    say(_routed(_ask(ws, (url, key_file), "/admin/rollback", {})))
+    if len(reason) > _LONGEST_REASON:
+        raise InputError(f"{len(reason)} characters, at most {_LONGEST_REASON}", where="--reason")
+    say(_routed(_ask(ws, (url, key_file), "/admin/rollback", {"reason": reason})))
+
+
+_LONGEST_REASON = 500
 
 # %% ../../nbs/96_cli.rollout.ipynb #drill
 @rollout_app.command()

@@ -19,8 +19,9 @@ from ..charter import load_charter, load_frozen
 from ..core.errors import InputError, MissingExtra, MlopsError, Refused, Unverifiable, require
 from ..core.files import atomic_write, read_json, write_json
 from ..core.processes import RUN_PID, start
-from ..core.workspace import Workspace
+from ..core.workspace import Workspace, evidence_file, stage_evidence
 from .stages import STAGES, Stage
+from ..poc.drills import KEPT, judged_drill
 
 # %% auto #0
 __all__ = ['pipeline_text', 'Answer', 'dvc', 'init_pipeline', 'mend_lock', 'stale_stages', 'failure_file', 'leave_failure',
@@ -208,22 +209,33 @@ def _advisories(
     return (now if now and (ws.root / now).is_file() else ""), before
 
 
+def _drill(
+    ws: Workspace,
+) -> str:
+    "The drill that the scorecard judges; empty when there is none."
+    if not evidence_file(ws, "export").exists():
+        return ""
+    candidate = stage_evidence(ws, "export").data.get("candidate", {})
+    found = judged_drill(ws, str(candidate.get("id", ""))).evidence
+    return found.path if found else ""
+
+
 def follow_charter(
     ws: Workspace,
 ) -> None:
-    "Let the scorecard depend on the vulnerability file that the charter names, and on no other."
-    file, (now, before) = ws.root / "dvc.yaml", _advisories(ws)
+    "Let the scorecard depend on the vulnerability file that the charter names and on the drill that it judges, and on no other."
+    file, (now, before), drill = ws.root / "dvc.yaml", _advisories(ws), _drill(ws)
     yaml = require("ruamel.yaml", "lab").YAML()
     yaml.width = 120  # in columns; one long line would be unreadable
     doc = yaml.load(file.read_text(encoding="utf-8"))
     deps = ((doc.get("stages") or {}).get("score") or {}).get("deps")
     if deps is None:
         return
-    gone, new = before != now and before in deps, bool(now) and now not in deps
-    if gone:
-        deps.remove(before)
-    if new:
-        deps.append(now)
+    gone = [d for d in deps if (d == before != now) or (str(d).startswith(KEPT) and d != drill)]
+    new = [d for d in (now, drill) if d and d not in deps]
+    for name in gone:
+        deps.remove(name)
+    deps.extend(new)
     if gone or new:
         text = io.StringIO()
         yaml.dump(doc, text)

@@ -18,6 +18,7 @@ from ..core.errors import InputError, require
 from ..core.workspace import Evidence, Workspace, evidence_of
 from ..data.contract import Contract, load_contract
 from ..data.frames import labels
+from .drills import NO_DRILL, Drilled, judged_drill
 from .metrics import Answers
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class Case:
     contract: Contract
     evidence: Mapping[str, Evidence]  # by stage
     held: HeldOut | None  # None without a trial
+    drilled: Drilled = NO_DRILL  # what a running server showed
 
     @property
     def charter(self) -> Charter:
@@ -145,4 +147,7 @@ def open_case(
     "Read what the stages left; stages that have not run leave their criteria not assessed."
     contract = load_contract(ws.contract_file)
     held = read_held_out(ws, contract) if predictions_file(ws).exists() else None
-    return Case(ws, load_frozen(ws), contract, evidence_of(ws, ("data", "poc", "export", "trial", "probe")), held)
+    evidence = evidence_of(ws, ("data", "poc", "export", "trial", "probe"))
+    exported = evidence["export"].data if "export" in evidence else {}
+    drilled = judged_drill(ws, str(exported.get("candidate", {}).get("id", "")))
+    return Case(ws, load_frozen(ws), contract, evidence, held, drilled)

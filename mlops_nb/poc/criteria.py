@@ -14,6 +14,7 @@ from ..charter import Charter
 from ..core.facts import Fact
 from ..core.messages import Message
 from ..core.workspace import Evidence
+from .drills import NO_DRILL, Drilled
 from .evaluation import judge_stability
 from mlops_nb.poc.verdict import (
     CONDITIONAL,
@@ -302,15 +303,29 @@ def integration(
 def rollback(
     charter: Charter,
     found: Found,
+    drilled: Drilled = NO_DRILL,
 ) -> Scored:
-    "Judge the timed rollback drill."
-    evidence, promise = found.get("trial"), charter.criteria.rollback
-    drill = fact_or_none(evidence, "rollback.duration") if evidence else None
-    if evidence is None or drill is None:
+    "Judge the slowest rollback: of the trial, and of a drill on a running server if there was one."
+    if drilled.lost:
+        return scored("rollback", charter, Verdict(NOT_ASSESSED, drilled.lost), (), {})
+    timed = _timed(found.get("trial"), "") + _timed(drilled.evidence, "/drill")
+    if not timed:
         return without_evidence("rollback", charter, "trial")
-    longest = _number(drill) if drill.high is None else max(drill.high, _number(drill))
-    state = GO if longest <= promise.max_s else NO_GO
-    verdict = Verdict(state, Message(f"score.rollback.{state}", {"value": longest, "threshold": promise.max_s}))
-    return scored(
-        "rollback", charter, verdict, (replace(drill, threshold=promise.max_s, state=state),), _named(evidence)
-    )
+    promise, slowest = charter.criteria.rollback.max_s, sorted(timed, key=lambda t: -t[0])
+    states = [GO if s <= promise else NO_GO for s, _, _ in slowest]
+    told = {"value": slowest[0][0], "threshold": promise}
+    facts = (replace(f, threshold=promise, state=s) for (_, f, _), s in zip(slowest, states, strict=True))
+    read = {k: v for _, _, e in timed for k, v in _named(e).items()}
+    return scored("rollback", charter, Verdict(states[0], Message(f"score.rollback.{states[0]}", told)), facts, read)
+
+
+def _timed(
+    evidence: Evidence | None,
+    about: str,  # End of the fact's id
+) -> list[tuple[float, Fact, Evidence]]:  # Seconds at the most; one or none
+    "How long a rollback took."
+    fact = fact_or_none(evidence, "rollback.duration") if evidence else None
+    if evidence is None or fact is None:
+        return []
+    longest = _number(fact) if fact.high is None else max(fact.high, _number(fact))
+    return [(longest, replace(fact, id=fact.id + about), evidence)]

@@ -275,7 +275,7 @@ _JUDGES: Mapping[str, Callable[[Case], Scored]] = {
     "integration": lambda case: integration(case.charter, case.evidence),
     "fairness": fairness,
     "security": security,
-    "rollback": lambda case: rollback(case.charter, case.evidence),
+    "rollback": lambda case: rollback(case.charter, case.evidence, case.drilled),
 }
 AXES = {
     "model": ("performance", "reproducibility", "fairness"),
@@ -303,7 +303,7 @@ def _warnings(
         worst = segments[0]
         told.append(Message("score.segments.weak", {**worst, "n": len(segments)}))
     more = map(Message.from_dict, (*data.get("rows_told", ()), *data.get("fairness_hints", ())))
-    return (*told, *learning(case)[1], *more)
+    return (*told, *learning(case)[1], *more, *case.drilled.notes)
 
 
 def _sourced(

@@ -39,8 +39,8 @@ CONTENTS: Mapping[str, tuple[str, ...]] = {
     "alerts": ("diagnosis", "part-results", "alerts"),
     "performance": ("diagnosis", "part-results", "windows", "layer-model", "layer-business", "rules"),
     "quality": ("diagnosis", "part-results", "quality", "layer-data"),
-    "retraining": ("diagnosis", "part-results", "retraining", "windows"),
-    "incidents": ("diagnosis", "part-results", "incidents", "alerts", "retraining"),
+    "retraining": ("diagnosis", "part-results", "retraining", "rollouts", "windows"),
+    "incidents": ("diagnosis", "part-results", "incidents", "alerts", "retraining", "rollouts"),
 }
 
 
@@ -218,10 +218,11 @@ def _fate(
 ) -> str:
     "The last thing that became of a version: where it moved, rolled_back or retired."
     fates = {"rollout.rolled_back": "rolled_back", "model.retired": "retired"}
+    about = [e for e in entries if e.event in (*fates, "version.moved") and e.data.get("action") != "drill"]
     told = [
         fates.get(e.event) or str(e.data.get("to", ""))
-        for e in entries
-        if e.subject == bundle and e.event in (*fates, "version.moved")
+        for e in about
+        if e.subject and bundle.startswith(e.subject)  # the server knows the first digits
     ]
     return told[-1] if told else "none"
 

@@ -43,6 +43,7 @@ from mlops_nb.reporting.rendering import (
     render_page,
 )
 from .sealing import Sealed, seal
+from ..rollout import import_events
 
 # %% auto #0
 __all__ = ['notebook_bytes', 'only', 'ReportFailed', 'run_report', 'charter_language', 'charter_name']
@@ -242,6 +243,14 @@ def _tell(
         data |= {"content": report.content} if report.content else {}
         Ledger(ws.ledger_file).append(event, report.root, data)
 
+# %% ../../nbs/78_reporting.runner.ipynb #catch-up
+def _catch_up(
+    ws: Workspace,
+) -> None:
+    "Take the server's events over into the ledger; one that is broken is left as it is, and the page says so."
+    if (ws.state / "events.jsonl").exists() and not read_record(ws).fault:
+        import_events(ws)
+
 # %% ../../nbs/78_reporting.runner.ipynb #run
 def run_report(
     ws: Workspace,
@@ -251,6 +260,7 @@ def run_report(
 ) -> Path:  # The published page
     "Make a report; raises `InputError` before it starts and `ReportFailed`, with a FAILED page, when it does not end."
     check_inputs(ws, kind)
+    _catch_up(ws)
     settings = ws.settings()
     lang = lang or settings.lang or charter_language(ws)
     told = _parameters(ws, kind, lang, parameters or {})

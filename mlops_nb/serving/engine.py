@@ -28,6 +28,7 @@ from .cascade import Answered, Scored
 from .events import event_logger
 from .fleet import Fleet, prepare_state
 from .gateway import Gateway, HttpError
+from .gauges import put_arms, put_rollout
 from .jobs import Outcome as BatchOutcome
 from .jobs import Shed
 from .leader import Leader
@@ -365,16 +366,6 @@ def resident_bytes() -> int:
     return pages * int(mmap.PAGESIZE)
 
 
-def _publish_rollout(
-    engine: Engine,
-) -> None:
-    "How far the rollout is, told by the leader alone."
-    term, m = engine.leader.term, engine.metrics
-    m.put("rollout_share", value=term.controller.share if term else 0.0)
-    m.put("rollout_step", value=term.controller.step + 1 if term else 0)
-    m.put("rollout_evidence", value=min(term.controller.evidence, 1e9) if term else 0.0)
-
-
 def publish(
     engine: Engine,
 ) -> None:
@@ -392,7 +383,9 @@ def publish(
         m.put("cache_rows", outcome, value=rows)
     for name in ("primary", "lite"):
         m.put("breaker_open", name, value=sum(lv.breaker.state != "closed" for lv in levels if lv.name == name))
-    _publish_rollout(engine)
+    term = engine.leader.term
+    put_rollout(m, term.doc if term else None)
+    put_arms(m, engine.fleet.routes if engine.place.worker == 0 else None)
     if engine.recorder.log:
         m.put("log_rows", "written", value=engine.recorder.log.counts.written)
         m.put("log_rows", "dropped", value=engine.recorder.log.counts.dropped)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..bundle.format import Bundle, load_bundle
 from ..bundle.release import released
 from ..core.errors import InputError, Refused
+from ..core.messages import Message
 from .canary import rollout_policy
 from .engine import Engine
 from .hot import current
@@ -24,9 +25,9 @@ from .openapi import responses
 from .routing import Arm, Routes, acknowledged, promoted, rolled_back, shadowed, with_arms
 
 # %% auto #0
-__all__ = ['MOVED', 'status_of', 'needs', 'refusals', 'VersionIn', 'ShadowIn', 'CanaryIn', 'ShareIn', 'SplitIn',
-           'check_same_inputs', 'resident_arm', 'change', 'begin_canary', 'split', 'add_admin', 'add_reading',
-           'add_moving', 'add_comparing']
+__all__ = ['MOVED', 'status_of', 'needs', 'refusals', 'VersionIn', 'ShadowIn', 'CanaryIn', 'RollbackIn', 'ShareIn', 'SplitIn',
+           'check_same_inputs', 'resident_arm', 'change', 'asked_back', 'begin_canary', 'split', 'add_admin',
+           'add_reading', 'add_moving', 'add_comparing']
 
 # %% ../../nbs/44hp_serving.governing.ipynb #status
 def status_of(
@@ -109,6 +110,15 @@ class CanaryIn(VersionIn):
     policy: dict[str, Any] = {}  # keys of rollout.toml
 
 
+class RollbackIn(BaseModel):
+    "Body of `POST /admin/rollback`, which may be left out."
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(default="", max_length=500)  # for whoever reads the ledger
+    drill: bool = False  # nothing is wrong: the way back is being tried
+
+
 class ShareIn(VersionIn):
     "One arm of an A/B test."
 
@@ -168,9 +178,19 @@ async def change(
     event: str,
     actor: str,
     make: Callable[[Routes], Routes],
+    action: str,  # What the ledger calls it
+    **why: Any,
 ) -> dict[str, Any]:
     "Change the routes off the loop."
-    return await asyncio.to_thread(change_routes, engine.state, event, actor, make)
+    return await asyncio.to_thread(change_routes, engine.state, event, actor, make, {"action": action, **why})
+
+
+def asked_back(
+    sent: RollbackIn,
+) -> dict[str, Any]:
+    "Why a person rolls back, as the ledger keeps it."
+    key, args = ("rollout.asked", {"reason": sent.reason}) if sent.reason else ("rollout.asked.plain", {})
+    return {"action": "drill" if sent.drill else "rollback", **Message(key, args).to_dict()}
 
 
 async def begin_canary(
@@ -192,7 +212,9 @@ async def split(
 ) -> dict[str, Any]:
     "Share the units out by policy: champion and challengers, or A and B."
     arms = [Arm("challenger", *await resident_arm(engine, a), a.share) for a in sent.arms]
-    return await change(engine, "rollout.step", actor, lambda r: with_arms(r, *arms))
+    shares = ", ".join(f"{a.version} {100 * a.share:g} %" for a in arms)
+    reason = Message("rollout.split", {"shares": shares}).to_dict()
+    return await change(engine, "rollout.step", actor, lambda r: with_arms(r, *arms), "split", **reason)
 
 # %% ../../nbs/44hp_serving.governing.ipynb #admin-routes
 MOVED = ("400", "401", "403", "409", "413", "422", "429", "504")
@@ -234,15 +256,15 @@ def add_moving(
     admin, moved = needs(engine, "admin"), refusals(*MOVED)
 
     @app.post("/admin/rollback", tags=["admin"], responses=moved)
-    async def rollback(actor: str = admin) -> dict[str, Any]:
+    async def rollback(sent: RollbackIn | None = None, actor: str = admin) -> dict[str, Any]:
         "From a canary to the champion, else to the previous version, which is resident; done when every worker obeys."
-        return await change(engine, "rollout.rolled_back", actor, rolled_back)
+        return await change(engine, "rollout.rolled_back", actor, rolled_back, **asked_back(sent or RollbackIn()))
 
     @app.post("/admin/promote", tags=["admin"], responses=moved)
     async def promote(sent: VersionIn, actor: str = admin) -> dict[str, Any]:
         "Everything to a resident version, or to a bundle that is loaded and proven first."
         arm = await resident_arm(engine, sent, shares=False)
-        return await change(engine, "version.moved", actor, lambda r: promoted(r, *arm))
+        return await change(engine, "version.moved", actor, lambda r: promoted(r, *arm), "promote", to="champion")
 
 
 def add_comparing(
@@ -256,7 +278,8 @@ def add_comparing(
     async def shadow(sent: ShadowIn, actor: str = admin) -> dict[str, Any]:
         "Copies of requests, from spare capacity, to a version whose answers nobody sees."
         arm = await resident_arm(engine, sent)
-        return await change(engine, "rollout.step", actor, lambda r: shadowed(r, *arm, sent.share))
+        share = sent.share
+        return await change(engine, "rollout.step", actor, lambda r: shadowed(r, *arm, share), "shadow", share=share)
 
     @app.post("/admin/canary", tags=["admin"], responses=moved)
     async def canary(sent: CanaryIn, actor: str = admin) -> dict[str, Any]:

@@ -33,13 +33,13 @@ from mlops_nb.serving.canary import (
 )
 from .hindsight import Hindsight
 from .metrics import TIMES_S, Metrics
-from .moves import change_routes, read_events
+from .moves import append_event, change_routes, read_events
 from .routing import NEW, OLD, RouteFile, Routes, alone, canary, choose, promoted
 
 # %% auto #0
-__all__ = ['RUNNING', 'FINISHED', 'TAKEN_BACK', 'STOPPED', 'LEAST_SLOW_S', 'ASSUMED_SLOW_S', 'WHAT', 'Totals', 'OUTCOMES_S',
-           'rollout_file', 'read_rollout', 'slow_limit_ms', 'begin_rollout', 'totals_of', 'seen_since',
-           'enabled_metrics', 'taken_over', 'Record', 'Term', 'Leader']
+__all__ = ['RUNNING', 'FINISHED', 'TAKEN_BACK', 'STOPPED', 'LEAST_SLOW_S', 'ASSUMED_SLOW_S', 'WHAT', 'Totals', 'MOST_EVIDENCE',
+           'OUTCOMES_S', 'rollout_file', 'read_rollout', 'slow_limit_ms', 'begin_rollout', 'totals_of', 'seen_since',
+           'enabled_metrics', 'taken_over', 'evidence_told', 'of_bar', 'Record', 'Term', 'Leader']
 
 # %% ../../nbs/44eb_serving.leader.ipynb #doc
 RUNNING, FINISHED, TAKEN_BACK, STOPPED = "running", "finished", "rolled_back", "stopped"
@@ -102,7 +102,7 @@ def begin_rollout(
     told = {"begun": begun, "slow_ms": slow_ms, "champion": RouteFile(state).read().champion.version}
     history = [{"time": begun, "share": share, "reason": reason}]
     doc = {**about, **told, "state": RUNNING, "share": share, "reason": reason, "history": history}
-    why = {"version": version, "share": share, **reason}
+    why = {"version": version, "share": share, "action": "begin", **reason}
     try:
         done = change_routes(state, "rollout.step", actor, lambda r: canary(r, version, folder, share, slow_ms), why)
     except MlopsError:
@@ -164,6 +164,27 @@ def taken_over(
     if "judged" in doc:
         return resumed(policy, doc["judged"], now, seed)
     return Controller(policy, enabled_metrics(policy, logs), seed)
+
+# %% ../../nbs/44eb_serving.leader.ipynb #told
+MOST_EVIDENCE = 1e9  # times the bar; JSON knows no infinity
+_TOLD = ("new", "new_bad", "old", "old_bad", "pairs")
+
+
+def evidence_told(
+    judged: Mapping[str, Any],  # What `kept` gave
+    bar: float,  # The policy's `false_rollback`
+) -> dict[str, Any]:
+    "The evidence of an event; at 1 a version is taken back."
+    metrics = {m: {k: j[k] for k in _TOLD} | {"evidence": of_bar(j, bar)} for m, j in judged["metrics"].items()}
+    return {"evidence": min(judged["evidence"], MOST_EVIDENCE), "judged": metrics}
+
+
+def of_bar(
+    judged: Mapping[str, Any],  # One metric
+    bar: float,
+) -> float:
+    "The part of the evidence against a version that one metric has brought."
+    return float(min(judged["evidence"] * bar, MOST_EVIDENCE))
 
 # %% ../../nbs/44eb_serving.leader.ipynb #record
 class Record:
@@ -233,7 +254,8 @@ class Term(Record):
 
     def _act(self, verdict: Verdict) -> None:
         doc, reason = self.doc, verdict.reason.to_dict()
-        why = {"version": doc["version"], "share": verdict.share, **reason}
+        told = evidence_told(doc["judged"], self.controller.policy.false_rollback)
+        why = {"version": doc["version"], "share": verdict.share, "action": verdict.action, **reason, **told}
         if verdict.action == ROLL_BACK:
             self.move("rollout.rolled_back", alone, why)
             self.end(TAKEN_BACK, verdict.reason)
@@ -244,7 +266,15 @@ class Term(Record):
             self.move("rollout.step", self._grown(verdict.share), why)
             self.tell(RUNNING, verdict.share, reason)
         else:
+            self._hold(verdict, why)
             write_json(rollout_file(self.state), doc)
+
+    def _hold(self, verdict: Verdict, why: Mapping[str, Any]) -> None:
+        "Say once a step that it is held for want of evidence when its time is over."
+        held_s, doc = self.doc["judged"]["held_s"], self.doc
+        if verdict.needs and held_s >= self.controller.policy.hold_s and doc.get("held") != verdict.share:
+            doc["held"] = verdict.share
+            append_event(self.state, "rollout.step", "rollout", {"champion": doc["champion"], **why})
 
     def _grown(self, share: float) -> Callable[[Routes], Routes]:
         return lambda r: canary(r, self.doc["version"], self.doc["bundle"], share, self.doc["slow_ms"])
@@ -271,7 +301,8 @@ class Leader:
             return None
         assert self.term is not None, "a term began"
         verdict = self.term.look(self._clock())
-        if self.term.doc["state"] != RUNNING:
+        if (ended := self.term.doc["state"]) != RUNNING:
+            self._metrics.add("rollouts", ended)
             self.resign()
         return verdict
 

@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 # %% auto #0
-__all__ = ['TIMES_S', 'ROWS', 'ROUTES', 'STATUSES', 'LEVELS', 'LAYERS', 'ARMS', 'SIDES', 'COMPARED', 'REASONS', 'FAMILIES',
-           'Slot', 'PREFIX', 'Family', 'layout', 'open_table', 'Metrics', 'Exposition']
+__all__ = ['TIMES_S', 'ROWS', 'ROUTES', 'STATUSES', 'LEVELS', 'LAYERS', 'ARMS', 'SIDES', 'COMPARED', 'JUDGED', 'REASONS',
+           'FAMILIES', 'Slot', 'PREFIX', 'Family', 'layout', 'open_table', 'Metrics', 'Exposition']
 
 # %% ../../nbs/43e_serving.metrics.ipynb #families
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ LEVELS = ("primary", "lite", "rule")
 LAYERS = ("intake", "cascade", "record")
 ARMS = ("champion", "challenger", "shadow", "previous")
 SIDES, COMPARED = ("new", "old"), ("requests", "error", "degraded", "slow", "high")
+JUDGED = ("error", "degraded", "slow", "drift", "ranking", "kpi")
 REASONS = (
     *("overload", "deadline", "closing", "not_ready", "log"),
     *("rate_limit", "unauthenticated", "forbidden", "contract", "rows", "json", "form", "tensor", "body", "other"),
@@ -90,6 +91,18 @@ FAMILIES = (
     Family("rollout_share", "Share of the units on the version that is rolled out", "gauge"),
     Family("rollout_step", "Step of the rollout, from 1; 0: none", "gauge"),
     Family("rollout_evidence", "Evidence against the new version; at 1 it is taken back", "gauge"),
+    Family("rollout_metric_evidence", "The part of it that a metric has brought", "gauge", {"metric": JUDGED}),
+    Family(
+        "rollout_requests",
+        "Requests of both sides a rollout was judged by so far",
+        "gauge",
+        {"metric": JUDGED, "side": SIDES, "what": ("all", "bad")},
+    ),
+    Family("rollout_pairs", "Pairs of requests that were compared", "gauge", {"metric": JUDGED}),
+    Family("rollout_missing_pairs", "Pairs that the step still needs", "gauge"),
+    Family("rollout_wait_seconds", "Until the next step at the present rate; Inf: it cannot be said", "gauge"),
+    Family("rollouts", "Rollouts that ended", labels={"outcome": ("finished", "rolled_back", "stopped")}),
+    Family("arm_share", "Share of the units, of a shadow of the requests", "gauge", {"arm": ARMS[:3]}),
     Family("request_seconds", "Inside the server, by route", "histogram", {"route": ROUTES[:2]}, TIMES_S),
     Family(
         "layer_seconds",

@@ -5,6 +5,7 @@
 # %% ../../nbs/44ac_serving.moves.ipynb #imports
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -17,7 +18,7 @@ from ..core.errors import MlopsError
 from .routing import RouteFile, Routes, dismissed, standby, wait_for_all
 
 # %% auto #0
-__all__ = ['LOADING_S', 'append_event', 'read_events', 'change_routes', 'introduce']
+__all__ = ['LOADING_S', 'append_event', 'read_events', 'version_of', 'change_routes', 'introduce']
 
 # %% ../../nbs/44ac_serving.moves.ipynb #events
 def append_event(
@@ -28,19 +29,37 @@ def append_event(
 ) -> None:
     "Add a line to the events of the server."
     line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, "actor": actor, "data": dict(data)})
-    with (state / "events.jsonl").open("a") as f:
-        f.write(line + "\n")
+    with (state / "events.jsonl").open("ab+") as f:
+        f.seek(max(f.tell() - 1, 0))
+        torn = f.read(1) not in (b"", b"\n")  # by a worker that was killed here
+        f.write(b"\n" * torn + line.encode() + b"\n")
         f.flush()
         os.fsync(f.fileno())
 
 
 def read_events(
     state: str | Path,
-) -> list[dict[str, Any]]:  # In order; a torn last line is none
+) -> list[dict[str, Any]]:  # In order; a torn line is none
     "The events of a server."
     file = Path(state) / "events.jsonl"
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines if line]
+    lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+# %% ../../nbs/44ac_serving.moves.ipynb #about
+def version_of(
+    old: Routes,
+    new: Routes,
+    event: str,
+) -> str:
+    "The version a change is about."
+    staying = {a.version for a in new.arms}
+    left = [a for a in old.arms if a.share and a.version not in staying]
+    beside = [a for a in new.arms if a.share and a.role != "champion"]
+    return ((left if event == "rollout.rolled_back" else beside) or [new.champion])[0].version
 
 # %% ../../nbs/44ac_serving.moves.ipynb #change
 def change_routes(
@@ -52,9 +71,16 @@ def change_routes(
 ) -> dict[str, Any]:
     "Change the routes and wait for every worker; raises `InputError` or `Unverifiable`."
     start = time.monotonic()
-    routes = RouteFile(state).change(make)
+    before: list[Routes] = []
+
+    def changed(old: Routes) -> Routes:
+        before.append(old)
+        return make(old)
+
+    routes = RouteFile(state).change(changed)
     previous = routes.previous.version if routes.previous else None
     done = {"generation": routes.generation, "champion": routes.champion.version, "previous": previous}
+    done["version"] = version_of(before[0], routes, event)
     done |= {"arms": [{"role": a.role, "version": a.version, "share": a.share} for a in routes.arms], **(why or {})}
     try:
         wait_for_all(state, routes.generation)

@@ -164,6 +164,8 @@ def with_arms(
         )
     if same := [a for a in arms if a.version == routes.champion.version]:
         raise InputError(f"version {same[0].version} is the champion", where="routes")
+    if len({a.version for a in arms}) < len(arms):
+        raise InputError(f"one version twice: {', '.join(a.version for a in arms)}", where="routes")
     champion = replace(routes.champion, share=round(1 - taken, 9))
     return Routes(routes.generation + 1, routes.salt, (champion, *arms), routes.previous, slow_ms)
 

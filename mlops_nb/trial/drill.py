@@ -101,7 +101,7 @@ def roll_back(
     "Roll back once; raises `Refused` when the server refuses or goes on answering with the version it left."
     left = _version(client, traffic)
     start = time.perf_counter()
-    reply = client.post("/admin/rollback", {})
+    reply = client.post("/admin/rollback", {"drill": True})
     server_seconds = time.perf_counter() - start
     if not reply.ok:
         raise Refused(f"rollback refused: {reply.said()}", where=client.url)
