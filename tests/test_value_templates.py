@@ -67,3 +67,6 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert guarded(app, ["kpi", "write", "churn", str(tmp_path / "kpi.toml")]) == 0
     assert guarded(app, ["kpi", "write", "churn", str(tmp_path / "kpi.toml")]) == 2
     assert guarded(app, ["kpi", "show", "chrun"]) == 2
+    (tmp_path / "charter.toml").write_text(CHARTER + "[business]\nvalue_per_action = 300.0\n")
+    assert guarded(app, ["kpi", "write", "churn", str(tmp_path)]) == 1
+    assert load_charter(tmp_path / "charter.toml").business.value_per_action == 300
