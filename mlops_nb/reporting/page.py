@@ -19,8 +19,8 @@ from ..core.messages import Message, catalogue, label
 from .values import fact_html, message_html, typeset
 
 # %% auto #0
-__all__ = ['MIME', 'DASH', 'Piece', 'compact', 'state_tone', 'state_badge', 'Writer', 'table', 'pairs', 'bullets', 'nothing',
-           'notice', 'code', 'day', 'short_hash', 'section', 'part', 'fact_table']
+__all__ = ['MIME', 'DASH', 'Piece', 'compact', 'state_tone', 'state_badge', 'Writer', 'table', 'pairs', 'listed', 'bullets',
+           'nothing', 'notice', 'code', 'day', 'short_hash', 'section', 'part', 'fact_table']
 
 # %% ../../nbs/71_reporting.page.ipynb #piece
 MIME = "application/vnd.mlops-nb.piece+json"
@@ -177,6 +177,14 @@ def pairs(
     "A list of terms with their descriptions."
     rows = (Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(k, v) for k, v in items)
     return Markup('<dl class="{}">\n{}\n</dl>').format(kind, Markup("\n").join(rows))
+
+
+def listed(
+    w: Writer,
+    names: Iterable[str],  # Which may hold commas
+) -> str:
+    "Names one after the other."
+    return ("\u00a0; " if w.lang == "fr" else "; ").join(names)
 
 
 def bullets(

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from ..core.facts import Fact
 from ..core.messages import Message, catalogue
 from .material import Material
-from .page import Piece, Writer, code, fact_table, nothing, pairs, section, short_hash, table
+from .page import Piece, Writer, code, fact_table, listed, nothing, pairs, section, short_hash, table
 
 # %% auto #0
 __all__ = ['data_section', 'model_section', 'runs_section', 'methods_section']
@@ -154,7 +154,7 @@ def methods_section(
     for fact in m.facts():
         if fact.method and fact.value is not None:
             used.setdefault(_method(w, fact.method), []).append(w.label(fact.key))
-    rows = [(method, ", ".join(dict.fromkeys(names))) for method, names in used.items()]
+    rows = [(method, listed(w, dict.fromkeys(names))) for method, names in used.items()]
     return section(
         w,
         "methods",

@@ -23,6 +23,7 @@ from mlops_nb.reporting.page import (
     code,
     day,
     fact_table,
+    listed,
     notice,
     pairs,
     section,
@@ -275,11 +276,14 @@ def _not_measured(
     w: Writer,
 ) -> Markup:
     "Which measures are simulated or assumed, and of what; the numbers stand where they belong."
-    found: dict[tuple[str, str], list[str]] = {}
+    of: dict[tuple[str, str], list[str]] = {}
     for fact in (f for f in m.facts() if f.basis != "measured" and f.value is not None):
-        found.setdefault((w.label(fact.key), fact.basis), []).append(fact.qualifier)
-    rows = [(name, ", ".join(filter(None, of)) or DASH, w.label(f"basis.{b}")) for (name, b), of in found.items()]
-    header = tuple(w.label(k) for k in ("word.measure", "limits.of", "word.basis"))
+        of.setdefault((fact.basis, w.label(fact.key)), []).append(fact.qualifier)
+    alike: dict[tuple[str, str], list[str]] = {}
+    for (basis, name), about in of.items():
+        alike.setdefault((basis, ", ".join(filter(None, about))), []).append(name)
+    header = tuple(w.label(k) for k in ("word.basis", "limits.of", "word.measure"))
+    rows = [(w.label(f"basis.{b}"), about or DASH, listed(w, names)) for (b, about), names in alike.items()]
     return table(w, w.label("limits.basis"), header, rows) if rows else Markup("")
 
 
