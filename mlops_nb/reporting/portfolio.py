@@ -23,7 +23,7 @@ from ..core.messages import label, number, text
 from ..core.workspace import Workspace
 from ..ledger import Entry, Ledger
 from .index import due_row, standing_or_fault
-from .page import DASH, Piece, Writer, day, notice, pairs, section, state_badge, table
+from .page import DASH, Piece, Writer, day, listed, notice, pairs, section, state_badge, table
 from .publishing import latest_report, published_reports
 from .rendering import Heading, make_page
 from .schedule import Standing
@@ -328,7 +328,7 @@ def _maturity(
         )
     recovery = Fact("portfolio.recovery_h", found.recovery_h, "h", n=found.recoveries, source=source)
     still = Fact("portfolio.open_now", found.open_now, "1", source=source)
-    missing = "; ".join(w.label(f"maturity.{k}") for k in found.missing) or "–"
+    missing = listed(w, (w.label(f"maturity.{k}") for k in found.missing)) or "–"
     told = [
         (w.label(f"portfolio.{k}"), Markup("{}{}").format(w.fact(f), _span(w, f)))
         for k, f in (("level", level), ("served", served), ("recovery", recovery), ("unsolved", still))
