@@ -312,6 +312,7 @@ def test_the_stage_takes_the_experiment_for_the_projection(tmp_path: Path) -> No
     evidence = run_value(ws)
     effect = evidence.fact("experiment.effect")
     monthly = evidence.fact("experiment.units_monthly")
+    treated = Story().log["version"].count("new")
     assert isinstance(effect.value, float)
     assert isinstance(monthly.value, float)
     assert evidence.fact("roi.value_monthly").value == pytest.approx(effect.value * monthly.value)
@@ -320,6 +321,7 @@ def test_the_stage_takes_the_experiment_for_the_projection(tmp_path: Path) -> No
     assert evidence.data["decision"] == "keep"
     assert evidence.data["break_even"]["effect"] == pytest.approx(200 / monthly.value)
     assert [w["name"] for w in evidence.data["windows"]] == ["2026-01", "2026-02", "2026-03"]
+    assert sum(w["value"] for w in evidence.data["windows"]) == pytest.approx(effect.value * treated)
     assert not [w for w in evidence.warnings if w.key.startswith("value.")]
 
 

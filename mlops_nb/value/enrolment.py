@@ -291,21 +291,22 @@ def _upto(
     )
 
 # %% ../../nbs/66d_value.enrolment.ipynb #stop
-STOPPED = 1e-4  # chance of the last run of units in one arm
+STOPPED = 1e-4  # chance that all units of the last days come to one arm
 
 
 def _before_stop(
     treated: Bools,  # in the order of arrival
+    day: Ints,
     e: Experiment,
-) -> int:  # units that came while both arms were filled
+) -> Bools:  # units that came while both arms were filled
     "Where the comparison ends; raises `InputError` when one arm has nobody."
-    other = np.flatnonzero(treated != treated[-1])
-    if not len(other):
-        empty = "control" if treated[-1] else "treatment"
-        raise InputError(f"arm '{empty}' has no units", where=e.name, fix="nobody came to it after the announcement")
-    run = len(treated) - int(other[-1]) - 1
-    chance = (e.share if treated[-1] else 1 - e.share) ** run
-    return len(treated) - run if chance < STOPPED else len(treated)
+    for s, name in ((False, "control"), (True, "treatment")):
+        if not (treated == s).any():
+            raise InputError(f"arm '{name}' has no units", where=e.name, fix="nobody came to it after the announcement")
+    last = min(int(day[treated == s].max()) for s in (False, True))
+    run = treated[day > last]
+    chance = float(np.where(run, e.share, 1 - e.share).prod())
+    return day <= last if len(run) and chance < STOPPED else np.ones(len(day), dtype=bool)
 
 # %% ../../nbs/66d_value.enrolment.ipynb #build
 def _build(
@@ -324,7 +325,7 @@ def _build(
     if not len(new):
         raise InputError("every unit was served before the plan was announced", where=e.name, fix="wait for new units")
     new = new[np.argsort(at[new], kind="stable")]
-    kept = new[: _before_stop(treated[new], e)]
+    kept = new[_before_stop(treated[new], at[new] // DAY_US, e)]
     arrival = (at[kept] // DAY_US - at[kept][0] // DAY_US + 1).astype(np.int64)
     over = at[kept] + e.window_days * DAY_US <= _micro(until)
     covariate, segments = _covariate(heads, e), _segments(heads, e)

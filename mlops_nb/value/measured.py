@@ -95,11 +95,19 @@ class Measured:
 
     @property
     def facts(self) -> tuple[Fact, ...]:
-        "What was realised, and the experiment behind it; the return itself is the caller's."
+        "The return, what was realised, and the experiment behind both."
         kept = ("roi.value_monthly", "roi.net_monthly", "roi.ratio")
-        realised = (replace(f, id=f.id.replace("roi.", "realised.")) for f in roi_facts(self.realised) if f.id in kept)
+        realised = (replace(f, id=f.id.replace("roi.", "realised.")) for f in _return(self.realised) if f.id in kept)
         units = Fact("experiment.units_monthly", self.flow.monthly, "1", method="arrivals in the log")
-        return (*realised, units, *readout_facts(self.found))
+        return (*_return(self.roi), *realised, units, *readout_facts(self.found))
+
+
+def _return(
+    roi: Roi,
+) -> tuple[Fact, ...]:
+    "The facts of a return whose value was measured, whatever its cost rests on."
+    own = ("roi.value_monthly", "roi.relative_error")
+    return tuple(replace(f, basis="measured") if f.id in own else f for f in roi_facts(roi))
 
 # %% ../../nbs/66f_value.measured.ipynb #measure
 def measured(
@@ -147,10 +155,10 @@ def experiment_sensitivity(
 def month_rows(
     m: Measured,
 ) -> list[dict[str, Any]]:  # name, value, cost, net
-    "What treated units brought by calendar month: the same effect every month, in proportion to the days covered."
-    months = months_seen([(m.found.first, m.found.last)])
-    value, cost = m.realised.amounts.value, m.realised.amounts.cost
-    return [{"name": name, "value": value, "cost": cost, "net": value - cost} for name in months]
+    "What the treated units of each calendar month bring."
+    cost, d = m.roi.amounts.cost, m.found.effect.difference if m.found.effect else 0.0
+    values = {month: d * treated for month, (_, treated) in m.found.monthly.items()}
+    return [{"name": name, "value": v, "cost": cost, "net": v - cost} for name, v in values.items()]
 
 
 def experiment_data(
@@ -164,7 +172,7 @@ def experiment_data(
         "currency": m.roi.amounts.currency,
         "level": LEVEL,
         "windows": month_rows(m),
-        "waiting": asdict(value_of_waiting(m.roi)),
+        "waiting": {k: v if v is None else round(v, 2) for k, v in asdict(value_of_waiting(m.roi)).items()},
         "experiment": m.found.to_dict(),
         **experiment_sensitivity(m),
     }

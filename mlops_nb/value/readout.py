@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -270,6 +270,7 @@ class Readout:
     days: int  # from the first unit to the last
     first: datetime  # arrival of the first unit
     last: datetime  # end of the last window that is over
+    monthly: Mapping[str, tuple[int, int]]  # units that came, by YYYY-MM
     watched: Watched | None = None  # the verdict: the first look that decided, or the last one
     effect: Effect | None = None  # at the last look
     rails: tuple[Rail, ...] = ()
@@ -351,6 +352,15 @@ def _verdict(
         return "running", Message("experiment.reason.running", {"units": read, "planned": plan.units})
     return "assessed", Message(f"experiment.ended.{watched.winner or 'none'}", {"units": read, "day": watched.day})
 
+# %% ../../nbs/66e_value.readout.ipynb #by-month
+def _by_month(
+    units: Enrolment,
+) -> dict[str, tuple[int, int]]:  # control, treatment
+    "How many units came in each calendar month."
+    months = units.first_us.astype("datetime64[us]").astype("datetime64[M]").astype(str)
+    names = np.unique(months).tolist()
+    return {m: (int(((months == m) & ~units.treated).sum()), int(((months == m) & units.treated).sum())) for m in names}
+
 # %% ../../nbs/66e_value.readout.ipynb #read-units
 def _span(
     units: Enrolment,
@@ -386,7 +396,7 @@ def read_units(
     came = units.arrivals()[-1]
     return Readout(
         plan, until, state, reason, srm_p, (int(came[0]), int(came[1])), int(units.arrival.max()),
-        *_span(units, e.window_days, until), watched, effect,
+        *_span(units, e.window_days, until), _by_month(units), watched, effect,
         tuple(r for r in rails if r), segments, (*_left_out(units), *lost, *_odd(units, e.metric), *small),
         units.currency,
     )  # fmt: skip

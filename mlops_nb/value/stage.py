@@ -430,7 +430,7 @@ def _headline(
     projection = found.projection if found else None
     beside = projection_facts(projection) if projection else ()
     if m:
-        facts = (*roi_facts(m.roi), *beside, *_promise_kept(m, projection), *m.facts, *rate_facts(m.roi))
+        facts = (*m.facts, *beside, *_promise_kept(m, projection), *rate_facts(m.roi))
         return facts, {**_costs(charter, table), **experiment_data(m)}
     if found is None:
         return (Fact("roi.ratio", None, state="not-assessed", basis="assumed", threshold=1.0),), {}
