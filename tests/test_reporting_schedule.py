@@ -37,7 +37,9 @@ def test_a_slot_holds_the_moments_from_its_start_to_the_next(now: datetime, rhyt
     assert slot_start(rhythm, start) == start
     assert slots_since(rhythm, start, now) == ()
     assert slots_since(rhythm, start - timedelta(microseconds=1), now) == (start,)
-    assert now - start < timedelta(days={"daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92}[rhythm])
+    assert now - start < timedelta(
+        days={"daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92, "yearly": 366}[rhythm]
+    )
 
 
 @given(st.lists(MOMENTS, min_size=1, max_size=30), st.sampled_from(RHYTHMS))

@@ -31,7 +31,7 @@ class LabSettings(BaseModel):
     mlflow_uri: str = ""  # tracking server; empty: SQLite in the workspace
     dvc_remote: str = ""  # remote of the snapshots; empty: the workspace's own cache
     quarto: str = ""  # path of the quarto program; empty: nbconvert renders; "auto": look on PATH
-    # what 'report due' makes, and how often: daily, weekly, monthly or quarterly; empty: nothing
+    # what 'report due' makes, and how often: daily, weekly, monthly, quarterly or yearly; empty: nothing
     report_rhythm: str = "alerts daily, performance weekly, quality monthly, retraining monthly, roi quarterly"
     report_monitor: bool = False  # whether 'report due' has the monitor look at the server's log first
     trial_requests: int = Field(default=600, ge=50)  # single-row requests whose latency the trial measures

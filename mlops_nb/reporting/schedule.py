@@ -33,7 +33,7 @@ DELIVERABLES = {
 }
 
 # %% ../../nbs/73c_reporting.schedule.ipynb #rhythm
-RHYTHMS = ("daily", "weekly", "monthly", "quarterly")
+RHYTHMS = ("daily", "weekly", "monthly", "quarterly", "yearly")
 SETTING = "report_rhythm"
 
 
@@ -83,7 +83,8 @@ def slot_start(
         return day
     if rhythm == "weekly":
         return day - timedelta(days=day.weekday())
-    return day.replace(day=1, month=day.month if rhythm == "monthly" else day.month - (day.month - 1) % 3)
+    months = {"monthly": 1, "quarterly": 3, "yearly": 12}[rhythm]
+    return day.replace(day=1, month=day.month - (day.month - 1) % months)
 
 
 def slots_since(
