@@ -26,7 +26,7 @@ from .core.keys import read_people
 from .core.workspace import Workspace, stage_evidence
 from .ledger import Ledger
 from .poc.approval import check_approvers
-from .poc.tracking import Run, quiet_mlflow, track, tracking_uri
+from .poc.tracking import Run, mlflow_client, track
 from .poc.verification import verify_decision
 
 # %% auto #0
@@ -79,8 +79,7 @@ def registered(
     ws: Workspace,
 ) -> tuple[Version, ...]:  # The newest first; empty when there is none
     "The versions of this workspace's model."
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with mlflow_client(ws) as client:
         name = load_frozen(ws).charter.problem.name
         found = client.search_model_versions(f"name = '{name}'")
         return tuple(sorted((_version(client, v) for v in found), key=lambda v: -int(v.version)))
@@ -224,8 +223,7 @@ def register(
         "charter.sha256": load_frozen(ws).sha256,
     }
     known = {v.bundle_id: v.version for v in registered(ws)}
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with mlflow_client(ws) as client:
         number = known.get(bundle.id)
         if number is None:
             number = _make_version(client, name, _enter_bundle(ws, bundle, tags), tags)
@@ -280,8 +278,8 @@ def stage_of(
     version: Version,
 ) -> str:  # staging, qa, production or archived
     "The stage a version has reached."
-    with quiet_mlflow() as mlflow:
-        return _tagged(mlflow.MlflowClient(tracking_uri(ws)), version)
+    with mlflow_client(ws) as client:
+        return _tagged(client, version)
 
 
 def find_version(
@@ -314,8 +312,7 @@ def move(
     if STAGES.index(stage) > _place(version, before) + 1:
         raise Refused(f"it is in {before}: {stage} comes after qa", where=version.bundle_id[:12])
     check_gate(ws, version.bundle_id, stage, today)
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with mlflow_client(ws) as client:
         client.set_model_version_tag(version.name, version.version, _STAGE, max(stage, before, key=STAGES.index))
         client.set_registered_model_alias(version.name, stage, version.version)
         moved = _version(client, client.get_model_version(version.name, version.version))
@@ -346,8 +343,7 @@ def archive(
 ) -> tuple[Version, ...]:  # As they were
     "Archive the versions of a workspace's model, once; runs and bundles stay."
     gone = tuple(v for v in registered(ws) if not (but and v.bundle_id.startswith(but)))
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with mlflow_client(ws) as client:
         for v in gone:
             client.set_model_version_tag(v.name, v.version, _STAGE, ARCHIVED)
             for alias in v.aliases:
@@ -375,8 +371,7 @@ def follow_routes(
 ) -> None:
     "Set the aliases of roles."
     known = registered(ws)
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with mlflow_client(ws) as client:
         for role in ROLES if known else ():
             holder = next((v for v in known if roles.get(role) and v.bundle_id.startswith(roles[role])), None)
             if holder:

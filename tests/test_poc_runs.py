@@ -19,7 +19,7 @@ from mlops_nb.data.contract import load_contract
 from mlops_nb.data.frames import labels
 from mlops_nb.poc.metrics import metric_for
 from mlops_nb.poc.runs import read_run, run_notebook
-from mlops_nb.poc.tracking import quiet_mlflow, tracking_uri
+from mlops_nb.poc.tracking import mlflow_client
 from tests.tried_workspace import copy, tried
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tried")]  # one workspace for all of them
@@ -65,8 +65,7 @@ def test_the_evidence_says_what_stands_in_the_files() -> None:
 
 def test_mlflow_holds_the_three_seeds_with_data_environment_and_artefacts() -> None:
     ws = tried()
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with mlflow_client(ws) as client:
         place = client.get_experiment_by_name("loans")
         runs = sorted(client.search_runs([place.experiment_id]), key=lambda r: r.data.params["seed"])
         kept = {a.path for a in client.list_artifacts(runs[0].info.run_id)}

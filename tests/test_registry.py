@@ -12,7 +12,7 @@ from mlops_nb.bundle.format import load_bundle
 from mlops_nb.core.errors import InputError, Refused
 from mlops_nb.core.files import write_json
 from mlops_nb.core.workspace import Workspace, stage_evidence, write_evidence
-from mlops_nb.poc.tracking import quiet_mlflow, tracking_uri
+from mlops_nb.poc.tracking import mlflow_client, quiet_mlflow, tracking_uri
 from mlops_nb.registry import mlflow_feeds, on_stage, register, registered
 from mlops_nb.serving.predictor import Predictor
 from tests.tried_workspace import copy
@@ -64,8 +64,7 @@ def test_registered_once_with_bundle_flavour_and_alias(tmp_path: Path) -> None:
     assert register(ws) == first
     assert registered(ws) == (first,)
     assert register(ws, "challenger", ws).aliases == ("challenger", "staging"), "what a gate let in, once more"
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with mlflow_client(ws) as client:
         kept = [a.path for a in client.list_artifacts(first.run)]
         assert f"loans-{id[:12]}" in kept
         assert "model" in kept
@@ -81,7 +80,7 @@ def test_other_tools_of_mlflow_load_it_and_answer_as_we_do(tmp_path: Path) -> No
     ours = [list(p.probability.values()) for p in Predictor(bundle).predict(rows) if p.probability]
     with quiet_mlflow() as mlflow:
         mlflow.set_tracking_uri(tracking_uri(ws))
-        mlflow.set_registry_uri(tracking_uri(ws))
+        mlflow.set_registry_uri(tracking_uri(ws))  # stays set: the tests behind this one must not be led there
         model = mlflow.pyfunc.load_model("models:/loans@staging")
         theirs = model.predict(mlflow_feeds(bundle, rows))[bundle.signature.answer]
         kept = Path(mlflow.artifacts.download_artifacts(run_id=version.run, dst_path=str(tmp_path / "kept")))

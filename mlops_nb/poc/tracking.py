@@ -21,7 +21,7 @@ from ..core.errors import require
 from ..core.workspace import Workspace
 
 # %% auto #0
-__all__ = ['quiet_mlflow', 'tracking_uri', 'Run', 'versions', 'track']
+__all__ = ['quiet_mlflow', 'tracking_uri', 'mlflow_client', 'Run', 'versions', 'track']
 
 # %% ../../nbs/22_poc.tracking.ipynb #quiet
 _QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
@@ -45,6 +45,15 @@ def tracking_uri(
 ) -> str:  # The team's server, or a file of the workspace
     "Where runs and models are entered."
     return ws.settings().mlflow_uri or f"sqlite:///{ws.mlflow_db}"
+
+
+@contextmanager
+def mlflow_client(
+    ws: Workspace,
+) -> Iterator[Any]:  # MlflowClient
+    "A client for runs and models alike, whatever registry the session or its environment has set."
+    with quiet_mlflow() as mlflow:
+        yield mlflow.MlflowClient(tracking_uri(ws), tracking_uri(ws))
 
 
 def _experiment(
@@ -140,8 +149,7 @@ def track(
     run: Run,
 ) -> str:  # MLflow's id of the run
     "Enter `run` in MLflow, once for each key."
-    with quiet_mlflow() as mlflow:
-        client = mlflow.MlflowClient(tracking_uri(ws))
+    with quiet_mlflow() as mlflow, mlflow_client(ws) as client:
         place = _experiment(client, ws, experiment)
         if found := _find(client, place, run.key):
             return found
