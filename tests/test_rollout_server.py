@@ -93,11 +93,11 @@ def send(server: Running, units: Sequence[str], row: dict[str, Any] = ROW) -> di
 
 
 def drive(server: Running, row: dict[str, Any], state: str) -> dict[str, Any]:
-    "Send traffic until the rollout has ended."
-    for turn in range(60):
+    "Send traffic until the rollout has ended, for a minute at most."
+    end, turn = time.monotonic() + 60, 0
+    while rollout(server)["state"] != state and time.monotonic() < end:
         send(server, [f"u{turn}-{i}" for i in range(40)], row)
-        if rollout(server)["state"] == state:
-            break
+        turn += 1
     return rollout(server)
 
 

@@ -21,7 +21,7 @@ from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt
 
 # %% auto #0
 __all__ = ['Finished', 'SLACK', 'BACKLOG_S', 'REST_S', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
-           'Executor', 'timed', 'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
+           'Executor', 'timed', 'Pace', 'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
 class Lane:
@@ -118,8 +118,18 @@ class Queue:
             room -= piece.stop - piece.start
             job.taken, job.started = piece.stop, job.started or now
             if job.taken < job.n:
-                self.push(job)
+                self._put_back(
+                    job, job.n > limit and now + 2 * cost.seconds(limit) * (2 + self.rows / limit) < job.deadline
+                )
         return pieces
+
+    def _put_back(self, job: Job, last: bool) -> None:
+        "Queue the rest of a job."
+        if last:
+            self.push(job)
+        else:
+            self._jobs.appendleft(job)
+            self.rows += job.n - job.taken
 
     def sweep(self, cost: CostModel, now: float) -> None:
         "Tell those who have waited in vain, and forget those whose callers left."
@@ -218,6 +228,37 @@ def timed(
     outcomes = attempt(run, pieces)
     return outcomes, time.perf_counter() - start
 
+# %% ../../nbs/41_serving.batching.ipynb #pace
+class Pace:
+    "How long a batch takes from its start to the start of the next, while some wait, against its own time."
+
+    def __init__(
+        self,
+        decay: float = 0.95,  # Weight an observation keeps per later batch
+        longest: float = 4.0,  # A pause longer than this many batches was no work of ours
+    ) -> None:
+        self._decay, self._longest, self.factor = decay, longest, 1.0
+        self._whole = self._own = 0.0
+        self._last: tuple[float, float] | None = None  # start and seconds of a batch that left some waiting
+
+    def started(self, now: float) -> None:
+        "A batch begins."
+        if self._last:
+            start, seconds = self._last
+            self._learn(min(max(now - start, seconds), self._longest * seconds), seconds)
+            self._last = None
+
+    def finished(self, start: float, seconds: float, more: bool) -> None:
+        "It ends, and `more` waits; when nothing does, what was learnt fades."
+        if more:
+            self._last = start, seconds
+        else:
+            self._learn(seconds, seconds)
+
+    def _learn(self, whole: float, own: float) -> None:
+        self._whole, self._own = self._decay * self._whole + whole, self._decay * self._own + own
+        self.factor = self._whole / self._own if self._own else 1.0
+
 # %% ../../nbs/41_serving.batching.ipynb #admission
 SLACK = 1.1  # estimates may be a tenth too low: who is let in is answered in time
 BACKLOG_S, REST_S = 0.05, 0.01  # who waits this long may be read so much later
@@ -227,8 +268,11 @@ DOUBT_S = 2.0  # after so long without a batch, what was learnt may be out of da
 class Admission:
     "Knows what waits, and who can still be answered in time."
 
-    def __init__(self, cost: CostModel, limits: Limits, queue: Queue, executor: Executor, counts: Counts) -> None:
-        self._cost, self._limits, self._queue, self._executor, self._counts = cost, limits, queue, executor, counts
+    def __init__(
+        self, cost: CostModel, pace: Pace, limits: Limits, queue: Queue, executor: Executor, counts: Counts
+    ) -> None:
+        self._cost, self._pace, self._limits, self._queue = cost, pace, limits, queue
+        self._executor, self._counts = executor, counts
 
     def backlog_s(self) -> float:
         "Seconds of work that wait, the running batch included."
@@ -237,6 +281,7 @@ class Admission:
             return 0.0
         full, rest = divmod(self._queue.rows, self._limits.batch_rows)
         wait = full * cost.seconds(self._limits.batch_rows) + (cost.seconds(rest) if rest else 0.0)
+        wait *= self._pace.factor
         if running is not None:
             wait += max(0.0, cost.seconds(count(running)) - (time.monotonic() - self._executor.started))
         return wait
@@ -259,7 +304,7 @@ class Admission:
         left = (deadline - now) / SLACK - backlog
         if left <= 0 or backlog > self._limits.queue_s:
             return 0
-        batches, rest_s = divmod(left, cost.seconds(full))
+        batches, rest_s = divmod(left / self._pace.factor, cost.seconds(full))
         return int(min(batches * full + min(cost.rows_within(rest_s), full), 1e9))
 
     def rest(self) -> float:  # Seconds
@@ -306,7 +351,8 @@ class Batcher:
         self.cost, self.limits, self.counts = cost, limits or Limits(), Counts()
         self._queue, self._on_batch = Queue(), on_batch
         self._executor = Executor(run, self.limits, self._finished, name, self.counts)
-        self._admission = Admission(cost, self.limits, self._queue, self._executor, self.counts)
+        self._pace = Pace()
+        self._admission = Admission(cost, self._pace, self.limits, self._queue, self._executor, self.counts)
         self.backlog_s, self.room, self.rest = self._admission.backlog_s, self._admission.room, self._admission.rest
         self._sweeper, self._scheduled, self._closing = Sweeper(self.limits.sweep_s, self._tick), False, False
 
@@ -332,6 +378,7 @@ class Batcher:
     def _drain(self) -> None:
         self._scheduled = False
         if pieces := self._queue.take(self.cost, self.limits.batch_rows, time.monotonic()):
+            self._pace.started(time.monotonic())
             self._executor.start(pieces, self.cost.seconds(count(pieces)))
             self._sweeper.start()
 
@@ -342,6 +389,7 @@ class Batcher:
                 self._on_batch(outcomes, seconds, fault)
         finally:  # whatever listens and fails, who waits is answered
             deliver(pieces, outcomes)
+            self._pace.finished(self._executor.started, seconds, more=self._queue.rows > 0)
             if self._queue.rows:
                 self._schedule()
 
