@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from ..core.messages import text
 from ..core.workspace import Workspace
 from ..ledger import Entry, Ledger
 from ..monitoring.look import log_period
-from ..serving.routing import RouteFile
+from ..serving.routing import RouteFile, acknowledged
 from .planning import Plan, days_needed, units_needed
 from .templates import template
 
@@ -188,6 +188,16 @@ def _resolved(
         raise InputError(f"no server here has a {said}", where=ws.root.name, fix="name the bundles' versions")
     return found[0]
 
+# %% ../../nbs/66c_value.registration.ipynb #seen-until
+def _seen_until(
+    ws: Workspace,
+) -> datetime | None:  # None: nobody has been served
+    "The last moment at which units were served before the announcement."
+    if acknowledged(ws.state):
+        return datetime.now(UTC)
+    period = log_period(ws.logs)
+    return period[1] if period else None
+
 # %% ../../nbs/66c_value.registration.ipynb #register
 def register(
     ws: Workspace,
@@ -202,12 +212,12 @@ def register(
                 fix = "a changed experiment is a new one: give it another name"
                 raise InputError(f"'{announced.name}' is registered with another plan", where=announced.name, fix=fix)
             return before
-    period, plan = log_period(ws.logs), announced.plan
+    seen, plan = _seen_until(ws), announced.plan
     data = {
         "sha256": announced.sha256,
         "experiment": announced.model_dump(mode="json"),
         "units": units_needed(plan),
         "days": days_needed(plan),
-        "seen_until": period[1].isoformat() if period else "",
+        "seen_until": seen.isoformat() if seen else "",
     }
     return _of_entry(Ledger(ws.ledger_file).append(EVENT, announced.name, data))
