@@ -226,20 +226,19 @@ def test_a_thread_that_hangs_is_replaced_and_the_queue_goes_on() -> None:
 
 
 def test_who_expires_behind_a_slow_batch_is_told_so_in_time() -> None:
-    async def story() -> float:
-        batcher = Batcher(Model(seconds=0.4), CostModel({1: 0.001}), Limits(lane="thread", timeout_s=5, queue_s=10))
-        first = batcher.submit([0], 1, time.monotonic() + 5)
+    async def story() -> bool:
+        batcher = Batcher(Model(seconds=1.5), CostModel({1: 0.001}), Limits(lane="thread", timeout_s=9, queue_s=10))
+        first = batcher.submit([0], 1, time.monotonic() + 9)
         await asyncio.sleep(0.02)
-        start = time.monotonic()
-        late = batcher.submit([1], 1, start + 0.1)
+        late = batcher.submit([1], 1, time.monotonic() + 0.1)
         with pytest.raises(Shed, match="deadline"):
             await late.future
-        took = time.monotonic() - start
+        still_running = not first.future.done()
         await first.future
         await batcher.close()
-        return took
+        return still_running
 
-    assert asyncio.run(story()) < 0.25
+    assert asyncio.run(story())
 
 
 def test_closing_finishes_what_was_accepted() -> None:
