@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from .leader import of_bar
+from .leader import MOST_EVIDENCE, of_bar
 from .metrics import ARMS, JUDGED, SIDES, Metrics
 from .routing import Routes
 
@@ -27,7 +27,7 @@ def put_rollout(
     wait_s = verdict.get("wait_s") if verdict else 0.0
     metrics.put("rollout_share", value=judged.get("share", 0.0))
     metrics.put("rollout_step", value=judged["step"] + 1 if judged else 0)
-    metrics.put("rollout_evidence", value=min(judged.get("evidence", 0.0), 1e9))
+    metrics.put("rollout_evidence", value=min(judged.get("evidence", 0.0), MOST_EVIDENCE))
     metrics.put("rollout_missing_pairs", value=verdict.get("needs", 0))
     metrics.put("rollout_wait_seconds", value=math.inf if wait_s is None else wait_s)
     bar = doc["policy"]["false_rollback"] if doc else 0.0

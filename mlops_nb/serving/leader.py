@@ -166,7 +166,7 @@ def taken_over(
     return Controller(policy, enabled_metrics(policy, logs), seed)
 
 # %% ../../nbs/44eb_serving.leader.ipynb #told
-MOST_EVIDENCE = 1e9  # times the bar; JSON knows no infinity
+MOST_EVIDENCE = 1e3  # times the bar; more says no more, and JSON knows no infinity
 _TOLD = ("new", "new_bad", "old", "old_bad", "pairs")
 
 
