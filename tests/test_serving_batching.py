@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import statistics
 import threading
 import time
 from collections.abc import Sequence
@@ -86,14 +87,15 @@ def test_every_caller_gets_exactly_its_rows(sizes: list[int], limit: int, seed: 
 
 
 def test_no_caller_waits_while_the_model_is_idle() -> None:
-    async def story() -> float:
-        batcher = Batcher(Model(), FAST, Limits(lane="inline"))
-        start = time.perf_counter()
+    async def story() -> list[float]:
+        batcher, waits = Batcher(Model(), FAST, Limits(lane="inline")), []
         for row in range(200):
+            start = time.perf_counter()
             await batcher.submit([row], 1, time.monotonic() + 1).future
-        return (time.perf_counter() - start) / 200
+            waits.append(time.perf_counter() - start)
+        return waits
 
-    assert asyncio.run(story()) < 0.002, "a window of 5 ms would show"
+    assert statistics.median(asyncio.run(story())) < 0.004, "a window of 5 ms would show"
 
 
 def test_what_arrives_in_one_turn_runs_together() -> None:
