@@ -6,23 +6,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ..bundle.format import Bundle, load_bundle
 from ..charter import freeze_file, load_frozen
-from ..core.errors import InputError, MlopsError, Refused, require
+from ..core.errors import MlopsError, Refused, require
 from ..core.facts import Fact
 from ..core.files import atomic_folder, atomic_write, read_json, write_json
 from ..core.hashing import sha256_file
-from ..core.workspace import Evidence, Workspace, stage_evidence, write_evidence
+from ..core.workspace import Evidence, Workspace, held, stage_evidence, write_evidence
 from ..ledger import Ledger
 from .pipeline import init_pipeline
 from .run import POSITIVE, Listener, run_to_decision
@@ -215,19 +212,6 @@ def _conclude(
     return _save(ws, child, entry)
 
 # %% ../../nbs/84_lifecycle.challenger.ipynb #lock
-@contextmanager
-def _alone(
-    ws: Workspace,
-) -> Iterator[None]:
-    "Hold the retraining of a workspace; raises `InputError` when another one runs."
-    ws.state.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(ws.state / "retrain.lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError("a challenger is being trained", where=ws.root.name, fix="wait until it has ended") from None
-
-
 def _nobody(step: Any) -> None:
     "Listen to nothing."
 
@@ -258,7 +242,7 @@ def train_challenger(
     listen: Listener = _nobody,  # Told of every step
 ) -> Retrained:
     "Train, judge and compare a challenger; raises `Refused` or `InputError` when it cannot be, and says so in the register."
-    with _alone(ws):
+    with held(ws, "retrain", "a challenger is being trained"):
         champion = read_setting(ws).bundle
         found = gather(ws, until, rule)
         child, snapshot = build_challenger(ws, found)

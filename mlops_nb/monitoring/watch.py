@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ..core.errors import InputError
 from ..core.facts import Fact
 from ..core.files import atomic_folder, read_json, write_json
 from ..core.hashing import sha256_file
 from ..core.messages import Message, label, text
-from ..core.workspace import Evidence, Workspace, write_evidence
+from ..core.workspace import Evidence, Workspace, held, write_evidence
 from ..ledger import Ledger
 from mlops_nb.monitoring.alerts import (
     Board,
@@ -253,21 +250,6 @@ def _proposed(
     return Message("retrain.proposed", {"windows": ", ".join(proposal.windows)})
 
 # %% ../../nbs/59a_monitoring.watch.ipynb #alone
-@contextmanager
-def _alone(
-    ws: Workspace,
-) -> Iterator[None]:
-    "Hold the monitor of a workspace; raises `InputError` when another round does."
-    ws.state.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(ws.state / "monitor.lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(
-            "another round of the monitor is at work", where=ws.root.name, fix="wait until it has ended"
-        ) from None
-
-
 def has_log(
     ws: Workspace,
 ) -> bool:
@@ -337,7 +319,7 @@ def watch(
 ) -> Watched:
     "One round; raises `InputError` when there is no log, or what is read cannot be used."
     at = now or datetime.now(UTC)
-    with _alone(ws):
+    with held(ws, "monitor", "another round of the monitor is at work"):
         _accepted(ws)
         s, before = read_setting(ws), read_board(ws)
         look, hours = look_at(ws.logs, s, at), hours_of(ws, s, at)

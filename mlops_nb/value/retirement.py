@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ..charter import load_frozen
 from ..core.errors import InputError, Refused
 from ..core.files import atomic_write
 from ..core.hashing import sha256_file, sha256_object
 from ..core.messages import Message
-from ..core.workspace import Evidence, Workspace, stage_evidence
+from ..core.workspace import Evidence, Workspace, held, stage_evidence
 from ..ledger import Entry, Ledger
 from .ending import BEGUN, CLOSED, EVENT, STEPS, Retirement, opening_of, retirement_of, step_of
 
@@ -350,23 +347,6 @@ def _check_evidence(
             fix = f"evidence is for {', '.join(_BY_PERSON)}"
             raise InputError(f"no evidence is asked for '{name}'", where="--evidence", fix=fix)
 
-
-@contextmanager
-def _alone(
-    ws: Workspace,
-) -> Iterator[None]:
-    "Hold the workspace: no run may write what is being erased."
-    ws.state.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(ws.state / "run.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError("a run is working on this workspace", where=ws.root.name, fix="wait until it ended") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
 # %% ../../nbs/67b_value.retirement.ipynb #whole-list
 def retire(
     ws: Workspace,
@@ -379,7 +359,7 @@ def retire(
 ) -> Retirement:
     "Go through the checklist as far as it goes; raises `Refused` when nobody decided it."
     _check_evidence(evidence or {})
-    with _alone(ws):
+    with held(ws, "run", "a run is working on this workspace"):  # it may write what is being erased
         opening = begin(ws, reason, replacement, actor)
         ledger, bundle = Ledger(ws.ledger_file), opening.subject
         task = Task(ws, bundle, opening, today or datetime.now(UTC).date(), evidence or {}, erase)
