@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from html import unescape
-from pathlib import Path
 
 import pytest
 
 from mlops_nb.core.messages import LANGUAGES, catalogue
-from mlops_nb.core.workspace import write_evidence
+from mlops_nb.core.workspace import Workspace, write_evidence
 from mlops_nb.reporting.sealing import wrong_texts
 from mlops_nb.value.stage import run_value
 from tests.reporting_workspace import full_workspace, pieces_in_process
@@ -17,13 +16,19 @@ from tests.test_reporting_pages import NUMBER, html_of
 from tests.test_value_enrolment import workspace
 
 
+@pytest.fixture(scope="module")
+def ws(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    "A workspace with all material, whose value rests on an experiment."
+    root = tmp_path_factory.mktemp("experiment")
+    (root / "log").mkdir()
+    made = full_workspace(root / "pages")
+    assert "demo-1" not in html_of(pieces_in_process("roi", made))
+    write_evidence(made, run_value(workspace(root / "log")))
+    return made
+
+
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_an_experiment_is_shown_with_its_plan_rails_and_notes(tmp_path: Path, lang: str) -> None:
-    (tmp_path / "log").mkdir()
-    measured = run_value(workspace(tmp_path / "log"))
-    ws = full_workspace(tmp_path / "pages")
-    assert "demo-1" not in html_of(pieces_in_process("roi", ws, lang=lang))
-    write_evidence(ws, measured)
+def test_an_experiment_is_shown_with_its_plan_rails_and_notes(ws: Workspace, lang: str) -> None:
     pieces = pieces_in_process("roi", ws, lang=lang)
     html = str(next(p.html for p in pieces if p.id == "experiment"))
     facts = [f for p in pieces for f in p.facts]
