@@ -14,7 +14,7 @@ from ..core.facts import Fact
 from ..core.messages import Message
 from .figures import dots_of, figure, interval_svg
 from .material import Material
-from .page import Piece, Writer, bullets, code, fact_table, pairs, section
+from .page import Piece, Writer, bullets, code, fact_table, nothing, pairs, section
 
 # %% auto #0
 __all__ = ['experiment_section']
@@ -58,7 +58,7 @@ def experiment_section(
     w = Writer(m.lang)
     experiment = m.evidence["value"].data.get("experiment")
     if not experiment:
-        return section(w, "experiment", Markup('<p class="said">{}</p>').format(w.text("experiment.page.none")))
+        return section(w, "experiment", nothing(w, "experiment.page.none"))
     state = w.label(f"experiment.state.{experiment['state']}")
     plan = (code(experiment["name"]), code(experiment["sha256"][:12]))
     head = pairs([plan, (state, _said(m, w, experiment["reason"], "experiment.reason"))])

@@ -242,7 +242,9 @@ def section(
 ) -> Piece:
     "A piece with a heading, a lead sentence if the catalogue has one, and its body."
     title = w.label(f"section.{id}")
-    lead = typeset(catalogue(w.lang).get(f"section.{id}.lead", ""), w.lang)
+    parts = [Markup(escape(b)) for b in body if b]
+    empty = len(parts) == 1 and parts[0].startswith('<p class="none">')  # a lead would tell of what is not there
+    lead = "" if empty else typeset(catalogue(w.lang).get(f"section.{id}.lead", ""), w.lang)
     html = Markup(
         '<section id="{0}" aria-labelledby="{0}-title">\n<h{1} id="{0}-title">{2}</h{1}>\n{3}{4}\n</section>'
     ).format(
@@ -250,7 +252,7 @@ def section(
         level,
         title,
         Markup('<p class="lead">{}</p>\n').format(lead) if lead else "",
-        Markup("\n").join(Markup(escape(b)) for b in body if b),
+        Markup("\n").join(parts),
     )
     return Piece(id, title, html, w.facts, level)
 
