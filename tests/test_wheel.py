@@ -228,6 +228,7 @@ LAB_COMMANDS = (
     "profile t.csv --out p",
     "drift --reference t.csv --current t.csv",
     "roi .",
+    "experiment read .",
     "roi --outcomes t.csv --costs t.csv",
 )
 
