@@ -265,6 +265,16 @@ def test_a_rail_nobody_reports_is_not_called_safe(tmp_path: Path) -> None:
     assert notes(found)["silent"] == {"metric": "complaints"}
 
 
+@pytest.mark.parametrize("kind", ["predictions", "outcomes"])
+def test_a_damaged_part_is_one_clear_line(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ws = workspace(tmp_path)
+    next((ws.logs / kind).glob("day=*/part-*")).write_bytes(b"no parquet")
+    assert guarded(app, ["experiment", "read", str(tmp_path)]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert "cannot be read" in told[0]
+
+
 def test_an_unknown_covariate_changes_nothing(tmp_path: Path) -> None:
     story = Story()
     bend_covariate(story)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from .experiments import Arm, Effect, compare, effect_table, guard_rail
 from .files import missing_notes
 from .outcomes import Sides
 from .planning import SRM_ALPHA
-from .registration import Experiment, Registered, registered
+from .registration import Experiment, Registered, log_days, readable, registered
 from mlops_nb.value.sequential import (
     MIN_UNITS,
     Arrivals,
@@ -409,8 +409,7 @@ def _rows_of(
     "The columns of the prediction log that an experiment needs."
     inputs = [f"in.{c}" for c in (*e.segments, e.covariate) if c]
     wanted = ("prediction_id", "unit_id", "time", "version", "arm", *inputs)
-    days = sorted(date.fromisoformat(d.name.removeprefix("day=")) for d in (logs / "predictions").glob("day=*"))
-    parts = (read_log(logs, since=d, until=d) for d in days)
+    parts = (read_log(logs, since=d, until=d) for d in log_days(logs))
     tables = [t.select([n for n in wanted if n in t.column_names]) for t in parts if t.num_rows]
     return pa.concat_tables(tables, promote_options="permissive") if tables else read_log(logs)
 
@@ -421,8 +420,9 @@ def read_experiment(
     until: datetime | None = None,  # Default: the last moment the log holds, so that the same log gives the same answer
 ) -> Readout:
     "Read an announced experiment from the server's log; raises `InputError` when it cannot be read at all."
-    plan, outcomes = registered(ws, name), read_outcomes(ws.logs)
-    log = _rows_of(ws.logs, plan.experiment)
+    plan = registered(ws, name)
+    with readable(ws.logs):
+        log, outcomes = _rows_of(ws.logs, plan.experiment), read_outcomes(ws.logs)
     at = until or _last_moment(log, outcomes)
     return read_units(plan, enrol(log, outcomes, plan.experiment, plan.seen_until, at), at)
 

@@ -5,12 +5,15 @@
 # %% ../../nbs/66c_value.registration.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..core.documents import checked, read_toml
@@ -19,14 +22,14 @@ from ..core.hashing import sha256_object
 from ..core.messages import text
 from ..core.workspace import Workspace
 from ..ledger import Entry, Ledger
-from ..monitoring.look import log_period
+from ..serving.log import read_log
 from ..serving.routing import RouteFile, acknowledged
 from .planning import Plan, days_needed, units_needed
 from .templates import template
 
 # %% auto #0
 __all__ = ['EVENT', 'GuardRail', 'Experiment', 'load_experiment', 'draft_experiment', 'Registered', 'registrations', 'registered',
-           'register']
+           'readable', 'log_days', 'register']
 
 # %% ../../nbs/66c_value.registration.ipynb #part
 class _Part(BaseModel):
@@ -188,6 +191,25 @@ def _resolved(
         raise InputError(f"no server here has a {said}", where=ws.root.name, fix="name the bundles' versions")
     return found[0]
 
+# %% ../../nbs/66c_value.registration.ipynb #readable
+@contextmanager
+def readable(
+    logs: Path,
+) -> Iterator[None]:
+    "Around the reading of a log: a damaged part is an `InputError` that names the log."
+    try:
+        yield
+    except (pa.ArrowException, OSError) as e:
+        what = f"cannot be read: {e}".splitlines()[0][:200]
+        raise InputError(what, where=f"{logs.name}/", fix="restore the part, or move it out of the log") from None
+
+
+def log_days(
+    logs: Path,
+) -> list[date]:  # In order
+    "The days of which there are predictions."
+    return sorted(date.fromisoformat(d.name.removeprefix("day=")) for d in (logs / "predictions").glob("day=*"))
+
 # %% ../../nbs/66c_value.registration.ipynb #seen-until
 def _seen_until(
     ws: Workspace,
@@ -195,8 +217,12 @@ def _seen_until(
     "The last moment at which units were served before the announcement."
     if acknowledged(ws.state):
         return datetime.now(UTC)
-    period = log_period(ws.logs)
-    return period[1] if period else None
+    days = log_days(ws.logs)
+    if not days:
+        return None
+    with readable(ws.logs):
+        last: datetime | None = pc.max(read_log(ws.logs, since=days[-1], until=days[-1])["time"]).as_py()
+    return last
 
 # %% ../../nbs/66c_value.registration.ipynb #register
 def register(
