@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 # %% auto #0
 __all__ = ['Floats', 'METHODS', 'PRE_FACTOR', 'HISTORY', 'PLACEBOS', 'MIN_PLACEBOS', 'Fitted', 'fit', 'PrePost', 'before_after',
-           'draw_series', 'simulate_placebo', 'prepost_table']
+           'draw_series', 'draw_with_controls', 'simulate_placebo', 'prepost_table']
 
 # %% ../../nbs/64_value.prepost.ipynb #fit
 _GRID = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995)
@@ -250,6 +250,20 @@ def draw_series(
     return np.asarray(noise[200:] + seasons + drift * rng.standard_normal(n).cumsum())
 
 # %% ../../nbs/64_value.prepost.ipynb #simulate
+def draw_with_controls(
+    rng: np.random.Generator,
+    n: int,
+    rho: float,  # of what all series share
+    drift: float,
+    annual: float,
+    controls: int = 4,
+) -> tuple[Floats, Floats]:  # A series, and n x controls
+    "Daily series that share level and seasons, each with half as much noise of its own."
+    shared = draw_series(rng, n, rho, drift, annual)
+    own = np.column_stack([draw_series(rng, n, 0.5, 0.0, 0.0, 0.0) for _ in range(controls + 1)]) / 2
+    return shared + own[:, 0], shared[:, None] + own[:, 1:]
+
+
 def simulate_placebo(
     rho: float,
     drift: float = 0.0,
@@ -258,13 +272,17 @@ def simulate_placebo(
     annual: float = 1.0,
     runs: int = 400,
     seed: int = 0,
+    method: str = "trend",
 ) -> float:  # Share of runs that find an effect where there is none
     "False-positive rate of `before_after` at 95 %."
-    rng = np.random.default_rng(seed)
-    return (
-        sum(before_after(draw_series(rng, before + after, rho, drift, annual), after).changed for _ in range(runs))
-        / runs
-    )
+    rng, n, found = np.random.default_rng(seed), before + after, 0
+    for _ in range(runs):
+        if method == "trend":
+            found += before_after(draw_series(rng, n, rho, drift, annual), after).changed
+        else:
+            y, x = draw_with_controls(rng, n, rho, drift, annual)
+            found += before_after(y, after, x, method).changed
+    return found / runs
 
 # %% ../../nbs/64_value.prepost.ipynb #show
 def prepost_table(

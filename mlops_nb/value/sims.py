@@ -14,7 +14,7 @@ from ..stats.claims import Claim, Topic
 from .experiments import Arm, arm, compare, simulate_coverage
 from .measured import flow_of, measured
 from .planning import SRM_ALPHA
-from .prepost import simulate_placebo
+from .prepost import METHODS, simulate_placebo
 from .readout import draw_units, drawn_plan, read_units
 from .roi import rates as review_chances
 from .roi import simulate_rates
@@ -114,6 +114,9 @@ def _prepost(
             yield Claim(
                 "placebo", f"AR {rho}, level drift {drift}, {before} days before {after}", 0.0, 0.10, rate, runs
             )
+    for method in METHODS[1:]:
+        rate = simulate_placebo(0.95, 0.03, annual=1.5, runs=runs, seed=seed, method=method)
+        yield Claim("placebo", f"{method} on 4 controls, AR 0.95, level drift 0.03", 0.0, 0.10, rate, runs)
 
 # %% ../../nbs/69_value.sims.ipynb #ratios
 def _tries(
