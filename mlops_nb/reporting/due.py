@@ -49,10 +49,11 @@ class Made:
     def text(self, lang: str = "en") -> str:
         "One line for a person."
         name, rhythm = self.standing.planned.deliverable.name, label(f"rhythm.{self.standing.planned.rhythm}", lang)
-        said = [": ".join(filter(None, (text(f"due.{self.state}", lang), self.reason or str(self.page or ""))))]
+        colon = "\u00a0: " if lang == "fr" else ": "
+        said = [colon.join(filter(None, (text(f"due.{self.state}", lang), self.reason or str(self.page or ""))))]
         said += [text("due.not_renewed", lang, why=self.not_renewed)] if self.not_renewed else []
         said += [text("due.same", lang, date=self.same_since[:10])] if self.same_since else []
-        return f"{label(f'report.{name}', lang)} ({rhythm}): {'; '.join(said)}"
+        return f"{label(f'report.{name}', lang)} ({rhythm}){colon}{'; '.join(said)}"
 
     def to_dict(self) -> dict[str, Any]:
         "JSON form."
