@@ -349,9 +349,8 @@ class Batcher:
         on_batch: OnBatch | None = None,  # Hears of every batch
     ) -> None:
         self.cost, self.limits, self.counts = cost, limits or Limits(), Counts()
-        self._queue, self._on_batch = Queue(), on_batch
+        self._queue, self._pace, self._on_batch = Queue(), Pace(), on_batch or (lambda *_: None)
         self._executor = Executor(run, self.limits, self._finished, name, self.counts)
-        self._pace = Pace()
         self._admission = Admission(cost, self._pace, self.limits, self._queue, self._executor, self.counts)
         self.backlog_s, self.room, self.rest = self._admission.backlog_s, self._admission.room, self._admission.rest
         self._sweeper, self._scheduled, self._closing = Sweeper(self.limits.sweep_s, self._tick), False, False
@@ -371,7 +370,7 @@ class Batcher:
         return job
 
     def _schedule(self) -> None:
-        if not self._scheduled and self._executor.running is None:
+        if self._queue.rows and not self._scheduled and self._executor.running is None:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._drain)
 
@@ -385,13 +384,11 @@ class Batcher:
     def _finished(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
         try:
             fault = learn(self.cost, self.counts, outcomes, seconds)
-            if self._on_batch:
-                self._on_batch(outcomes, seconds, fault)
+            self._on_batch(outcomes, seconds, fault)
         finally:  # whatever listens and fails, who waits is answered
             deliver(pieces, outcomes)
             self._pace.finished(self._executor.started, seconds, more=self._queue.rows > 0)
-            if self._queue.rows:
-                self._schedule()
+            self._schedule()
 
     def _tick(self) -> bool:
         self._queue.sweep(self.cost, now := time.monotonic())
