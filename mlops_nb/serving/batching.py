@@ -21,7 +21,7 @@ from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt
 
 # %% auto #0
 __all__ = ['Finished', 'SLACK', 'BACKLOG_S', 'REST_S', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
-           'Executor', 'timed', 'Pace', 'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
+           'Executor', 'timed', 'Pace', 'Admission', 'Sweeper', 'tend', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
 class Lane:
@@ -335,6 +335,17 @@ class Sweeper:
 # %% ../../nbs/41_serving.batching.ipynb #on-batch
 OnBatch = Callable[[list[Outcome], float, Exception | None], None]  # outcomes, seconds, the model's fault
 
+# %% ../../nbs/41_serving.batching.ipynb #tend
+def tend(
+    executor: Executor,
+    now: float,
+    expected_s: float,  # What the running batch should take
+) -> bool:  # Whether a batch still runs
+    "Let go of callers who cannot wait, and of a batch that takes too long."
+    executor.release(now, expected_s)
+    executor.expire(now)
+    return executor.running is not None
+
 # %% ../../nbs/41_serving.batching.ipynb #batcher
 class Batcher:
     "Runs what waits, together; the guarantees stand at the top of the module."
@@ -349,7 +360,7 @@ class Batcher:
         on_batch: OnBatch | None = None,  # Hears of every batch
     ) -> None:
         self.cost, self.limits, self.counts = cost, limits or Limits(), Counts()
-        self._queue, self._pace, self._on_batch = Queue(), Pace(), on_batch or (lambda *_: None)
+        self._queue, self._on_batch, self._pace = Queue(), on_batch, Pace()
         self._executor = Executor(run, self.limits, self._finished, name, self.counts)
         self._admission = Admission(cost, self._pace, self.limits, self._queue, self._executor, self.counts)
         self.backlog_s, self.room, self.rest = self._admission.backlog_s, self._admission.room, self._admission.rest
@@ -370,7 +381,7 @@ class Batcher:
         return job
 
     def _schedule(self) -> None:
-        if self._queue.rows and not self._scheduled and self._executor.running is None:
+        if not self._scheduled and self._executor.running is None:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._drain)
 
@@ -384,17 +395,17 @@ class Batcher:
     def _finished(self, pieces: list[Piece], outcomes: list[Outcome], seconds: float) -> None:
         try:
             fault = learn(self.cost, self.counts, outcomes, seconds)
-            self._on_batch(outcomes, seconds, fault)
+            if self._on_batch:
+                self._on_batch(outcomes, seconds, fault)
         finally:  # whatever listens and fails, who waits is answered
             deliver(pieces, outcomes)
             self._pace.finished(self._executor.started, seconds, more=self._queue.rows > 0)
-            self._schedule()
+            if self._queue.rows:
+                self._schedule()
 
     def _tick(self) -> bool:
         self._queue.sweep(self.cost, now := time.monotonic())
-        self._executor.release(now, self.cost.seconds(count(self._executor.running or ())))
-        self._executor.expire(now)
-        return self._executor.running is not None
+        return tend(self._executor, now, self.cost.seconds(count(self._executor.running or ())))
 
     async def close(self) -> None:
         "Take nothing more, finish what was taken."
