@@ -263,6 +263,7 @@ def test_a_rail_nobody_reports_is_not_called_safe(tmp_path: Path) -> None:
     found = read_experiment(workspace(tmp_path, story=story))
     assert found.rails == ()
     assert notes(found)["silent"] == {"metric": "complaints"}
+    assert notes(found)["rails_open"] == {"rails": "complaints"}
 
 
 @pytest.mark.parametrize("kind", ["predictions", "outcomes"])

@@ -232,6 +232,16 @@ def _odd(
     return told + [Message("experiment.note.silent", {"metric": m}) for m in silent]
 
 
+def _open_rails(
+    e: Experiment,
+    rails: Sequence[Rail],
+) -> list[Message]:
+    "Guard-rails of which nothing is known yet."
+    known = {r.effect.metric for r in rails if r.state != "inconclusive"}
+    unknown = [m for m in e.guard_rails if m not in known]
+    return [Message("experiment.note.rails_open", {"rails": ", ".join(unknown)})] if unknown else []
+
+
 def _srm(
     units: Enrolment,
     share: float,
@@ -387,18 +397,15 @@ def read_units(
     lost, whole = _missing(units, e.metric)
     srm_p = _srm(units, e.share)
     state, reason = _verdict(plan, srm_p, whole, watched, effect)
-    rails: list[Rail | None] = []
-    segments: tuple[Effect, ...] = ()
-    small: list[Message] = []
-    if latest:
-        rails = [_rail(units, mask, m, plan, latest.day) for m in e.guard_rails]
-        segments, small = _segments(units, mask, plan, latest.day)
+    judged = [_rail(units, mask, m, plan, latest.day) for m in e.guard_rails] if latest else []
+    rails = tuple(r for r in judged if r)
+    segments, small = _segments(units, mask, plan, latest.day) if latest else ((), [])
+    notes = (*_left_out(units), *lost, *_odd(units, e.metric), *_open_rails(e, rails), *small)
     came = units.arrivals()[-1]
     return Readout(
         plan, until, state, reason, srm_p, (int(came[0]), int(came[1])), int(units.arrival.max()),
         *_span(units, e.window_days, until), _by_month(units), watched, effect,
-        tuple(r for r in rails if r), segments, (*_left_out(units), *lost, *_odd(units, e.metric), *small),
-        units.currency,
+        rails, segments, notes, units.currency,
     )  # fmt: skip
 
 # %% ../../nbs/66e_value.readout.ipynb #columns
