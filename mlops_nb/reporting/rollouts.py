@@ -11,7 +11,6 @@ from typing import Any
 from markupsafe import Markup
 
 from ..core.facts import Fact, Source
-from ..core.messages import Message
 from ..ledger import Entry
 from .material import Material
 from .page import DASH, Piece, Writer, code, section, table
