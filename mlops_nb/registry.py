@@ -357,12 +357,15 @@ def check_role(
     ws: Workspace,
     version: Version,
     role: str,
+    today: date | None = None,
 ) -> None:
-    "Raise `Refused` when a version's stage does not allow a role."
+    "Raise `Refused` when a version's stage, or the decision about it, does not allow a role."
     least = "qa" if role == "shadow" else "production"
     if _place(version, has := stage_of(ws, version)) < STAGES.index(least):
         fix = f"move it first: mlops-nb rollout promote {ws.root.name} --to {least}"
         raise Refused(f"it is in {has}, a {role} comes from {least}", where=version.bundle_id[:12], fix=fix)
+    if ws.decision_file.exists() and read_json(ws.decision_file).get("bundle") == version.bundle_id:
+        check_gate(ws, version.bundle_id, least, today)
 
 
 def follow_routes(

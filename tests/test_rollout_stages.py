@@ -150,6 +150,9 @@ def test_a_version_moves_through_the_gate_alone(ws: Workspace, environ: dict[str
     told = [(e.actor, e.data["from"], e.data["to"]) for e in Ledger(ws.ledger_file).entries("version.moved")]
     assert told[-1] == ("A. Martin", "qa", "production")
     assert [t[1:] for t in told] == [("staging", "qa"), ("qa", "production")]
+    check_role(ws, moved, "champion")
+    with pytest.raises(Refused, match="it expired on"):
+        check_role(ws, moved, "champion", today=date(2099, 1, 1))
     follow_routes(ws, {"champion": bundle.version})
     assert on_stage(ws, "champion") == find_version(ws, bundle.version)
     follow_routes(ws, {})
