@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -172,7 +173,7 @@ def _chain(
             counts["wins"] += bool(null.winner)
             counts["safe"] += any(r.state == "safe" for r in null.rails)
             counts["segments"] += any(s.winner for s in null.segments)
-            even = read_units(plan, draw_units(rng, days=90, daily=40, effect=0.15), at)
+            even = read_units(plan, replace(draw_units(rng, daily=40, effect=0.15), segments={}), at)
             roi = measured(even, 0.15 * flow_of(even).monthly, "EUR").roi
             counts["keep"] += roi.net_low is not None and roi.net_low > 0
             counts["retire"] += roi.net_high is not None and roi.net_high < 0
@@ -194,6 +195,6 @@ TOPICS = {
     "revenue": Topic(_revenue, 4_000),
     "ratios": Topic(_ratios, 4_000),
     "sample ratios": Topic(_sample_ratios, 20_000),
-    "chain": Topic(_chain, 600),
+    "chain": Topic(_chain, 1_000),
     "prepost": Topic(_prepost, 400),
 }
