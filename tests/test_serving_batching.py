@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import statistics
@@ -15,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_nb.serving.batching import Batcher, Limits
+from mlops_nb.serving.batching import Batcher, Counts, Executor, Limits
 from mlops_nb.serving.cost import CostModel, batch_limit
-from mlops_nb.serving.jobs import ModelFault, Part, Shed
+from mlops_nb.serving.jobs import Job, ModelFault, Part, Piece, Shed
 
 FAST = CostModel({1: 1e-5, 64: 2e-5})
 
@@ -241,6 +242,23 @@ def test_who_expires_behind_a_slow_batch_is_told_so_in_time() -> None:
         return still_running
 
     assert asyncio.run(story())
+
+
+def told(deadline: float, now: float) -> BaseException | None:
+    "What a caller in a batch that began at 0 and should end at 1 hears when somebody looks."
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        job = Job([0], 1, deadline, loop.create_future(), 0.0)
+        executor = Executor(lambda _: None, Limits(sweep_s=0.02), lambda *_: None, "model", Counts())
+        executor.running, executor.started = [Piece(job, 0, 1)], 0.0
+        executor.release(now, expected_s=1.0)
+        return job.future.exception() if job.future.done() else None
+
+
+def test_what_is_nearly_done_is_not_thrown_away_and_who_cannot_wait_is_told_at_once() -> None:
+    assert [told(1.01, now) for now in (0.5, 0.99, 1.05)] == [None] * 3
+    assert isinstance(told(0.9, now=0.1), Shed)
+    assert isinstance(told(1.21, now=1.2), Shed), "a batch that is late may never come"
+    assert told(1.5, now=1.2) is None
 
 
 def test_closing_finishes_what_was_accepted() -> None:

@@ -20,7 +20,7 @@ from .cost import CostModel
 from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt, count, deliver
 
 # %% auto #0
-__all__ = ['Finished', 'SLACK', 'BACKLOG_S', 'REST_S', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
+__all__ = ['SLACK', 'Finished', 'BACKLOG_S', 'REST_S', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
            'Executor', 'timed', 'Pace', 'Admission', 'Sweeper', 'tend', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
@@ -59,6 +59,9 @@ class Lane:
                 self._loop.call_soon_threadsafe(item[1], result)
 
 # %% ../../nbs/41_serving.batching.ipynb #limits
+SLACK = 1.1  # estimates may be a tenth too low
+
+
 @dataclass(frozen=True)
 class Limits:
     "What a batcher may do; times in seconds."
@@ -194,7 +197,8 @@ class Executor:
 
     def release(self, now: float, expected_s: float) -> None:
         "Let go of callers who cannot wait for the running batch; `expected_s` is what it should take."
-        ready = max(self.started + expected_s, now + self._limits.sweep_s)
+        overdue = now > self.started + SLACK * expected_s
+        ready = now + self._limits.sweep_s if overdue else self.started + expected_s
         for piece in self.running or ():
             is_gone(piece.job, now, ready)
 
@@ -260,7 +264,6 @@ class Pace:
         self.factor = self._whole / self._own if self._own else 1.0
 
 # %% ../../nbs/41_serving.batching.ipynb #admission
-SLACK = 1.1  # estimates may be a tenth too low: who is let in is answered in time
 BACKLOG_S, REST_S = 0.05, 0.01  # who waits this long may be read so much later
 DOUBT_S = 2.0  # after so long without a batch, what was learnt may be out of date
 
