@@ -59,7 +59,7 @@ class Lane:
                 self._loop.call_soon_threadsafe(item[1], result)
 
 # %% ../../nbs/41_serving.batching.ipynb #limits
-SLACK = 1.1  # estimates may be a tenth too low
+SLACK = 1.3  # estimates may be so much too low: batches beside a busy loop vary, and answers have a way to go
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,10 @@ def is_gone(
         job.future.set_exception(Shed("deadline" if job.deadline < now else "overload", ready - now))
     return job.future.done()
 
+# %% ../../nbs/41_serving.batching.ipynb #finished
+Finished = Callable[[list[Piece], list[Outcome], float], None]  # pieces, outcomes and seconds
+
 # %% ../../nbs/41_serving.batching.ipynb #executor
-Finished = Callable[[list[Piece], list[Outcome], float], None]
-
-
 class Executor:
     "Runs a batch inline or in its thread, and says when it is done."
 
