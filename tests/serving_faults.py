@@ -352,6 +352,8 @@ def a_worker_that_is_killed(lab: Lab) -> None:
         os.kill(pid, signal.SIGKILL)
     assert len(_fresh(server, 5)) == 5
     until(lambda: len(_workers(server)) == 2 and not set(_workers(server).values()) & set(gone.values()))
+    until(lambda: server.metric("ready_workers") == 2)
+    until(lambda: server.metric(line) >= 75)  # nobody who began before is left: what they counted is
     assert server.stop() == 0
 
 
