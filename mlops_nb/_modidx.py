@@ -6780,6 +6780,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'mlops_nb/serving/server.py'),
                                          'mlops_nb.serving.server.GracefulServer._adopt': ( 'serving.server.html#gracefulserver._adopt',
                                                                                             'mlops_nb/serving/server.py'),
+                                         'mlops_nb.serving.server.GracefulServer._expected': ( 'serving.server.html#gracefulserver._expected',
+                                                                                               'mlops_nb/serving/server.py'),
                                          'mlops_nb.serving.server.GracefulServer.handle_exit': ( 'serving.server.html#gracefulserver.handle_exit',
                                                                                                  'mlops_nb/serving/server.py'),
                                          'mlops_nb.serving.server.GracefulServer.on_tick': ( 'serving.server.html#gracefulserver.on_tick',

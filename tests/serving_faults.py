@@ -275,7 +275,7 @@ def too_many_for_the_primary(lab: Lab) -> None:
 
 @fault("F16", "not ready first; whoever was accepted is answered and logged", "stops_at_once", slow=True)
 def sigterm_under_load(lab: Lab) -> None:
-    server = lab.server(alone=True, serve_drain_s=0.5)
+    server = lab.server(alone=True, serve_drain_s=2.0)  # longer than a busy machine lets a client wait for its turn
     answered: list[int] = []
     failures: list[str] = []
 
@@ -299,7 +299,7 @@ def sigterm_under_load(lab: Lab) -> None:
     for t in threads:
         t.join(timeout=10)
     assert server.process.wait(timeout=10) == 0
-    assert not failures
+    assert not failures, failures
     assert set(answered) == {200}
     assert read_log(server.log_dir).num_rows == len(answered), "the log was flushed"
 

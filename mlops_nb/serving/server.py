@@ -40,9 +40,9 @@ from .tracing import make_tracing
 from .wire import wired
 
 # %% auto #0
-__all__ = ['CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'check_columns', 'bind', 'GracefulServer',
-           'last_connections', 'uvicorn_config', 'leave_pandas_out', 'run_worker', 'worker_command', 'child_main',
-           'Supervisor', 'serve', 'about', 'main']
+__all__ = ['KEPT_GRACE_S', 'CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'check_columns', 'bind',
+           'GracefulServer', 'last_connections', 'uvicorn_config', 'leave_pandas_out', 'run_worker', 'worker_command',
+           'child_main', 'Supervisor', 'serve', 'about', 'main']
 
 # %% ../../nbs/44k_serving.server.ipynb #checks
 def is_loopback(
@@ -139,7 +139,8 @@ def bind(
     return sock
 
 # %% ../../nbs/44k_serving.server.ipynb #graceful
-CONNECTED_GRACE_S = 0.25  # a connection accepted in the last moment has not sent its request yet
+KEPT_GRACE_S = 0.25  # for a connection that has been answered before: it may be about to ask again
+CONNECTED_GRACE_S = 2.0  # for one that has connected and not asked yet: its client is, however slowly, about to
 
 
 class GracefulServer(uvicorn.Server):  # type: ignore[misc]
@@ -173,12 +174,18 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
         for server in self.servers:
             server.close()
         await self._adopt([c for s in listening for c in last_connections(s)])
-        end = time.monotonic() + CONNECTED_GRACE_S
-        while self.server_state.connections and time.monotonic() < end:
+        began = time.monotonic()
+        while self._expected(time.monotonic() - began):
             await asyncio.sleep(0.01)
         impolite = asyncio.create_task(self._abort_silent())
         await super().shutdown(sockets)
         impolite.cancel()
+
+    def _expected(self, waited_s: float) -> bool:  # Whether somebody may still ask
+        connections = self.server_state.connections
+        if waited_s < KEPT_GRACE_S:
+            return bool(connections)
+        return waited_s < CONNECTED_GRACE_S and any(c.awaited for c in connections)
 
     async def _abort_silent(self) -> None:
         "TLS waits half a minute for the peer's goodbye, which idle clients do not send; everything is sent by then."
