@@ -31,8 +31,8 @@ from .poc.verification import verify_decision
 
 # %% auto #0
 __all__ = ['STAGING', 'STAGES', 'ROLES', 'ARCHIVED', 'Version', 'versions_table', 'registered', 'on_stage', 'accepted',
-           'mlflow_feeds', 'register', 'check_gate', 'stage_of', 'find_version', 'move', 'archive', 'check_role',
-           'follow_routes']
+           'mlflow_feeds', 'register', 'judged_in', 'check_gate', 'stage_of', 'find_version', 'move', 'archive',
+           'check_role', 'follow_routes']
 
 # %% ../nbs/49_registry.ipynb #version
 STAGING = "staging"
@@ -241,6 +241,20 @@ ARCHIVED = "archived"
 _STAGE = "stage"
 
 
+def judged_in(
+    ws: Workspace,
+    bundle_id: str,
+) -> Workspace:  # Itself, or that of a challenger trained for it
+    "Where the decision about a bundle stands; raises `Refused` for a challenger judged by other promises."
+    homes = (ws, *(Workspace(d) for d in sorted(ws.challengers.glob("*/"))))
+    about = (h for h in homes if h.decision_file.exists() and read_json(h.decision_file).get("bundle") == bundle_id)
+    home = next(about, ws)
+    if home is not ws and load_frozen(home).sha256 != load_frozen(ws).sha256:
+        fix = "train a challenger by today's charter"
+        raise Refused("it was judged by another charter than the champion's", where=ws.relative(home.root), fix=fix)
+    return home
+
+
 def check_gate(
     ws: Workspace,
     bundle_id: str,
@@ -248,19 +262,21 @@ def check_gate(
     today: date | None = None,
 ) -> Bundle:
     "The bundle, if it may go there; raises `Refused` with the reason."
-    bundle, decision = accepted(ws)
+    home = judged_in(ws, bundle_id)
+    bundle, decision = accepted(home)
+    where = ws.relative(home.decision_file)
     if bundle.id != bundle_id:
-        raise Refused(f"the decision is about {bundle.version}, not {bundle_id[:12]}", where=ws.decision_file.name)
-    found = verify_decision(ws)
+        raise Refused(f"the decision is about {bundle.version}, not {bundle_id[:12]}", where=where)
+    found = verify_decision(home)
     if found.exit_code:
         first = next(f for f in found.findings if f.state != "fits")
-        raise Refused(f"the decision does not hold any more: {first.message.text()}", where=ws.decision_file.name)
+        raise Refused(f"the decision does not hold any more: {first.message.text()}", where=where)
     when = today or datetime.now(UTC).date()
     if decision["expires"] < when.isoformat():
-        raise Refused(f"it expired on {decision['expires']}", where=ws.decision_file.name, fix="evaluate again")
+        raise Refused(f"it expired on {decision['expires']}", where=where, fix="evaluate again")
     if stage == "production":
-        check_approvers(ws, load_frozen(ws))
-        require_release(bundle, read_people(ws.approvers_file), ws.root, when)
+        check_approvers(home, load_frozen(home))
+        require_release(bundle, read_people(home.approvers_file), home.root, when)
     return bundle
 
 # %% ../nbs/49_registry.ipynb #stage-of
@@ -364,20 +380,36 @@ def check_role(
     if _place(version, has := stage_of(ws, version)) < STAGES.index(least):
         fix = f"move it first: mlops-nb rollout promote {ws.root.name} --to {least}"
         raise Refused(f"it is in {has}, a {role} comes from {least}", where=version.bundle_id[:12], fix=fix)
-    if ws.decision_file.exists() and read_json(ws.decision_file).get("bundle") == version.bundle_id:
+    home = judged_in(ws, version.bundle_id)
+    if home.decision_file.exists() and read_json(home.decision_file).get("bundle") == version.bundle_id:
         check_gate(ws, version.bundle_id, least, today)
+
+
+_ROUTED = "routed"  # tag of a version that a server has had among its routes
+
+
+def _leaves(
+    client: Any,  # MlflowClient
+    holder: Version | None,  # Of an alias
+    role: str,
+) -> bool:
+    "Whether a version gives up the alias of a role it has not got."
+    if holder is None or role != "challenger":
+        return holder is not None
+    return _ROUTED in client.get_model_version(holder.name, holder.version).tags
 
 
 def follow_routes(
     ws: Workspace,
     roles: Mapping[str, str],  # Role to the first digits of the bundle's id
 ) -> None:
-    "Set the aliases of roles."
+    "Set the aliases of roles; who waits to become challenger goes on waiting."
     known = registered(ws)
     with mlflow_client(ws) as client:
         for role in ROLES if known else ():
             holder = next((v for v in known if roles.get(role) and v.bundle_id.startswith(roles[role])), None)
             if holder:
+                client.set_model_version_tag(holder.name, holder.version, _ROUTED, role)
                 client.set_registered_model_alias(holder.name, role, holder.version)
-            elif any(role in v.aliases for v in known):
+            elif _leaves(client, next((v for v in known if role in v.aliases), None), role):
                 client.delete_registered_model_alias(known[0].name, role)

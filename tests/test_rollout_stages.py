@@ -15,8 +15,10 @@ import pytest
 from mlops_nb.bundle.format import Bundle, load_bundle
 from mlops_nb.bundle.parts import Thresholds
 from mlops_nb.bundle.release import released
+from mlops_nb.charter import freeze
 from mlops_nb.cli.common import guarded
 from mlops_nb.cli.main import app
+from mlops_nb.cli.rollout import _candidate
 from mlops_nb.core.errors import InputError, Refused
 from mlops_nb.core.files import read_json
 from mlops_nb.core.keys import new_key_pair
@@ -56,8 +58,14 @@ def decided(folder: Path, environ: dict[str, str], faults: bool = False) -> Work
         f'[[approver]]\nname = "{n}"\nrole = "risk"\npublic_key = "{new_key_pair(n, environ)}"\n'
         for n in ("A. Martin", "C. Petit")
     )
-    found = make(folder, Story(approvers=people))
-    bundle = load_bundle(make_bundle(found.bundles, "mini", faults=faults, thresholds=Thresholds(0.5, "Yes")))
+    return judged(make(folder, Story(approvers=people)), faults)
+
+
+def judged(found: Workspace, faults: bool = False, shift: float = 0.0) -> Workspace:
+    "A real bundle and a decision about it."
+    bundle = load_bundle(
+        make_bundle(found.bundles, "mini", faults=faults, shift=shift, thresholds=Thresholds(0.5, "Yes"))
+    )
     path = f"bundles/{bundle.path.name}"
     write_evidence(found, Evidence("export", data={"candidate": {"id": bundle.id, "path": path}}))
     run_score(found)
@@ -157,6 +165,41 @@ def test_a_version_moves_through_the_gate_alone(ws: Workspace, environ: dict[str
     assert on_stage(ws, "champion") == find_version(ws, bundle.version)
     follow_routes(ws, {})
     assert on_stage(ws, "champion") is None
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("rollout")
+def test_a_challenger_moves_by_its_own_decision(ws: Workspace, environ: dict[str, str]) -> None:
+    first = candidate(ws)
+    register(ws)
+    child = judged(make(ws.challengers / "2026-11-20-ab", Story(approvers=ws.approvers_file.read_text())), shift=0.05)
+    own = candidate(child)
+    assert register(ws, "challenger", child).aliases == ("challenger",)
+    follow_routes(ws, {"champion": first.version})
+    assert find_version(ws, own.version).aliases == ("challenger",), "it has not had its turn yet"
+    evidence = child.evidence / "trial.json"
+    good = evidence.read_bytes()
+    evidence.write_bytes(good.replace(b"12.0", b"11.0"))
+    with pytest.raises(Refused, match=r"challengers/2026-11-20-ab/decision\.json: the decision does not hold any more"):
+        move(ws, "qa", own.version)
+    evidence.write_bytes(good)
+    assert move(ws, "qa", own.version).aliases == ("challenger", "qa")
+    approve_decision(ws, "A. Martin", "", environ)
+    with pytest.raises(Refused, match="no approval by a trusted person"):
+        move(ws, "production", own.version)  # the champion's approval is not its
+    approve_decision(child, "A. Martin", "", environ)
+    moved = move(ws, "production", own.version)
+    check_role(ws, moved, "challenger")
+    with pytest.raises(Refused, match="it expired on"):
+        check_role(ws, moved, "challenger", today=date(2099, 1, 1))
+    assert _candidate(ws, own.version, "challenger") == str(own.path.resolve())
+    follow_routes(ws, {"champion": first.version, "challenger": own.version})
+    follow_routes(ws, {"champion": first.version})
+    assert find_version(ws, own.version).aliases == ("production", "qa"), "it has had its turn"
+    ws.charter_file.write_text(ws.charter_file.read_text().replace("0.75", "0.85"))
+    freeze(ws, "C. Petit")
+    with pytest.raises(Refused, match="it was judged by another charter than the champion's"):
+        move(ws, "production", own.version)
 
 
 def command(*arguments: Any) -> int:

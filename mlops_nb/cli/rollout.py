@@ -58,14 +58,15 @@ def _candidate(
 ) -> str:  # Folder of the bundle
     "The bundle that is to get a role, if the registry allows it; raises `Refused`."
     from mlops_nb.bundle.format import load_bundle
-    from mlops_nb.registry import STAGING, check_role, find_version, on_stage
+    from mlops_nb.registry import STAGING, check_role, find_version, judged_in, on_stage
 
     folder = Path(bundle) if bundle and Path(bundle).is_dir() else None
     stages = ("qa", "production") if role == "shadow" else ("production",)
     at = None if bundle else next((v for s in reversed((STAGING, *stages)) if (v := on_stage(ws, s))), None)
     version = at or find_version(ws, load_bundle(folder).id if folder else bundle)
     check_role(ws, version, role)
-    found = folder or next(iter(ws.bundles.glob(f"*-{version.bundle_id[:12]}")), None)
+    kept = judged_in(ws, version.bundle_id).bundles if not folder else ws.bundles
+    found = folder or next(kept.glob(f"*-{version.bundle_id[:12]}"), None)
     if found is None:
         raise InputError(f"no bundle {version.bundle_id[:12]}", where=ws.relative(ws.bundles))
     return str(load_bundle(found).path.resolve())

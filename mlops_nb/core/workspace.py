@@ -98,6 +98,7 @@ class Workspace:
         self.data, self.splits, self.src = self.root / "data", self.root / "splits", self.root / "src"
         self.runs, self.evidence, self.bundles = self.root / "runs", self.root / "evidence", self.root / "bundles"
         self.approvals, self.logs, self.state = self.root / "approvals", self.root / "logs", self.root / "state"
+        self.challengers = self.root / "challengers"  # a workspace each
         self.windows, self.reports, self.annexes = self.root / "windows", self.root / "reports", self.root / "annexes"
 
     def __repr__(self) -> str:

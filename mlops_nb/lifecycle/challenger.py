@@ -33,7 +33,7 @@ from ..serving.log import read_log, read_outcomes
 from ..stats.intervals import bootstrap, to_fact
 
 # %% auto #0
-__all__ = ['gather', 'challengers', 'build_challenger', 'performance_delta', 'register_file', 'read_register', 'train_challenger']
+__all__ = ['gather', 'build_challenger', 'performance_delta', 'register_file', 'read_register', 'train_challenger']
 
 # %% ../../nbs/84_lifecycle.challenger.ipynb #gather
 def gather(
@@ -92,26 +92,19 @@ def _fill(
         )
 
 
-def challengers(
-    ws: Workspace,
-) -> Path:
-    "Folder of the challengers."
-    return ws.root / "challengers"
-
-
 def build_challenger(
     ws: Workspace,
     found: Harvest,
 ) -> tuple[Workspace, str]:  # Its workspace, and the hash of its snapshot
     "A workspace around the snapshot; the same snapshot is the same challenger."
     file = load_frozen(ws).charter.data.file
-    with atomic_folder(challengers(ws) / f"new-{found.until:%Y%m%dT%H%M%S}") as folder:
+    with atomic_folder(ws.challengers / f"new-{found.until:%Y%m%dT%H%M%S}") as folder:
         _fill(ws, folder, found)
         snapshot = sha256_file(folder / file)
-        target = challengers(ws) / f"{found.until:%Y-%m-%d}-{snapshot[:12]}"
+        target = ws.challengers / f"{found.until:%Y-%m-%d}-{snapshot[:12]}"
         if not target.exists():
             shutil.copytree(folder, target)
-    shutil.rmtree(challengers(ws) / f"new-{found.until:%Y%m%dT%H%M%S}")
+    shutil.rmtree(ws.challengers / f"new-{found.until:%Y%m%dT%H%M%S}")
     init_pipeline(target, file)
     return Workspace(target), snapshot
 
@@ -167,7 +160,7 @@ def read_register(
     ws: Workspace,
 ) -> Register:
     "The retrainings of a workspace."
-    files = sorted(challengers(ws).glob("*/retraining.json"))
+    files = sorted(ws.challengers.glob("*/retraining.json"))
     return Register(tuple(sorted((Retrained.from_dict(read_json(f)) for f in files), key=lambda e: e.started)))
 
 
@@ -177,7 +170,7 @@ def _write_register(
     "evidence/retraining.json: the register with its differences."
     entries = read_register(ws).entries
     facts = tuple(e.delta for e in entries if e.delta)
-    sources = ws.sources(*(challengers(ws) / e.name / "retraining.json" for e in entries))
+    sources = ws.sources(*(ws.challengers / e.name / "retraining.json" for e in entries))
     write_evidence(ws, Evidence("retraining", facts, {"entries": [e.to_dict() for e in entries]}, sources))
 
 
