@@ -62,6 +62,16 @@ def test_looks_of_a_ratio_agree_with_compare() -> None:
     assert last.df == pytest.approx(once.df, rel=1e-2)
 
 
+def test_a_covariate_of_one_arm_alone_adjusts_nothing() -> None:
+    rng = np.random.default_rng(5)
+    x, y, other = (rng.normal(50, 10, 200) for _ in range(3))
+    day = np.repeat([1, 2], 100)
+    bare = looks(Arrivals(Arm(x + y), day), Arrivals(Arm(other), day))
+    assert looks(Arrivals(arm(x + y, covariates=x), day), Arrivals(Arm(other), day)) == bare
+    unknown = Arrivals(arm(other, covariates=np.full(200, np.nan)), day)
+    assert looks(Arrivals(arm(x + y, covariates=x), day), unknown) == bare
+
+
 def test_days_without_enough_units_are_not_read() -> None:
     rng = np.random.default_rng(2)
     day = np.r_[1, 1, np.repeat(3, 50)]

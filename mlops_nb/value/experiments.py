@@ -12,18 +12,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import optimize, special
 
 from ..core.display import Table
 from ..core.errors import InputError
 from ..core.messages import Message, number, text
 
 Floats = NDArray[np.float64]
+Pair = tuple[float, float]  # of control and treatment
 
 # %% auto #0
-__all__ = ['Floats', 'PAYERS_DIFFERENCE', 'PAYERS_UNEQUAL', 'PAYERS_RELATIVE', 'EQUAL_SIZES', 'ZEROS', 'Arm', 'arm', 'influence',
-           'Adjusted', 'adjust', 'kind_of', 'too_few_payers', 'Effect', 'compare', 'newcombe', 'draw_revenue',
-           'simulate_coverage', 'holm', 'guard_rail', 'effect_table']
+__all__ = ['Floats', 'Pair', 'PAYERS_DIFFERENCE', 'PAYERS_UNEQUAL', 'PAYERS_RELATIVE', 'EQUAL_SIZES', 'ZEROS', 'Arm', 'arm',
+           'influence', 'Adjusted', 'adjust', 'kind_of', 'too_few_payers', 'Effect', 'compare', 'newcombe',
+           'newcombe_p_value', 'draw_revenue', 'simulate_coverage', 'holm', 'guard_rail', 'effect_table']
 
 # %% ../../nbs/62_value.experiments.ipynb #arm
 @dataclass(frozen=True, eq=False)
@@ -90,10 +91,37 @@ def _design(
 def _slopes(
     x: Floats,
     y: Floats,
-) -> Floats:
-    "Least-squares slopes of centred data."
-    found: Floats = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(), rcond=None)[0]
-    return found
+) -> tuple[Floats, int]:  # Slopes, and how many of them are free
+    "Least squares of centred data."
+    found, _, rank, _ = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(), rcond=None)
+    return np.asarray(found, dtype=float), int(rank)
+
+
+def _reach(
+    x: Floats,
+    away: Floats,  # a point, from the mean of x
+) -> float:  # In variances of one unit
+    "How far the error of the slopes carries to a point."
+    centred = x - x.mean(axis=0)
+    return float(away @ np.linalg.pinv(centred.T @ centred) @ away)
+
+# %% ../../nbs/62_value.experiments.ipynb #fitted
+def _fitted(
+    design: tuple[Floats, Floats],
+    figures: tuple[Floats, Floats],
+    own: bool,  # a slope for each arm
+) -> tuple[tuple[Floats, Floats], Pair, Pair]:  # slopes, degrees of freedom left, reach of the slopes' error
+    "Slopes of both arms."
+    sizes = [len(y) for y in figures]
+    if own:
+        (bc, kc), (bt, kt) = (_slopes(x, y) for x, y in zip(design, figures, strict=True))
+        reach = [_reach(x, x.mean(axis=0)) for x in design]
+        return (bc, bt), (sizes[0] - 1 - kc, sizes[1] - 1 - kt), (reach[0], reach[1])
+    within = np.vstack([x - x.mean(axis=0) for x in design])
+    b, k = _slopes(within, np.concatenate([y - y.mean() for y in figures]))
+    left = 1 - k / max(sum(sizes) - 2, 1)
+    half = _reach(within, design[1].mean(axis=0) - design[0].mean(axis=0)) / 2
+    return (b, b), ((sizes[0] - 1) * left, (sizes[1] - 1) * left), (half, half)
 
 # %% ../../nbs/62_value.experiments.ipynb #adjusted
 @dataclass(frozen=True, eq=False)
@@ -105,6 +133,14 @@ class Adjusted:
     shared_control: float = 0.0  # variance of the control mean that comes from the covariates
     shared_difference: float = 0.0  # the same for the difference; zero with one slope
     kept: float = 1.0  # share of the variance left
+    free: Pair | None = None  # degrees of freedom that the slopes leave each arm; None: all
+    reach: Pair = (0.0, 0.0)  # error of the slopes in the difference, in variances of a unit of each arm
+
+    def variances(self) -> Pair:
+        "Variance of a unit of each arm around what its covariates foretold."
+        fc, ft = self.free or (len(self.control) - 1, len(self.treatment) - 1)
+        squares = [float(np.square(y - y.mean()).sum()) for y in (self.control, self.treatment)]
+        return squares[0] / fc, squares[1] / ft
 
 
 def adjust(
@@ -117,17 +153,15 @@ def adjust(
     design = _design(control, treatment) if how != "none" else None
     if design is None:
         return Adjusted(yc, yt)
-    xc, xt = design
-    if how == "regression":
-        bc, bt = _slopes(xc, yc), _slopes(xt, yt)
-    else:
-        within = [x - x.mean(axis=0) for x in design]
-        bc = bt = _slopes(np.vstack(within), np.concatenate([yc - yc.mean(), yt - yt.mean()]))
+    (bc, bt), free, reach = _fitted(design, (yc, yt), how == "regression")
+    if min(free) < 1:
+        return Adjusted(yc, yt)
     both = np.vstack(design)
     shared, between = (float(np.var(both @ b)) / len(both) for b in (bc, bt - bc))
-    ac, at = yc - xc @ bc, yt - xt @ bt
+    ac, at = yc - design[0] @ bc, yt - design[1] @ bt
     before = yc.var() + yt.var()
-    return Adjusted(ac, at, shared, between, float((ac.var() + at.var()) / before) if before else 1.0)
+    kept = float((ac.var() + at.var()) / before) if before else 1.0
+    return Adjusted(ac, at, shared, between, kept, free, reach)
 
 # %% ../../nbs/62_value.experiments.ipynb #kinds
 PAYERS_DIFFERENCE = 100  # an arm, arms of equal size
@@ -217,10 +251,10 @@ def _relative(
     covariance: float,
     critical: float,
 ) -> tuple[float | None, float | None]:
-    "Fieller's interval of difference / base; open when the base is not clearly away from zero."
+    "Fieller's interval of difference / base; open when the base is not clearly away from zero, or nothing varies."
     k = critical**2
     square = base**2 - k * var_base
-    if square <= 0:
+    if square <= 0 or not var_difference:
         return None, None
     cross = difference * base - k * covariance
     root = math.sqrt(max(cross**2 - square * (difference**2 - k * var_difference), 0.0))
@@ -231,11 +265,11 @@ def _relative(
 def _welch_df(
     vc: float,  # variance of the control's mean
     vt: float,
-    nc: int,
-    nt: int,
+    fc: float,  # its degrees of freedom
+    ft: float,
 ) -> float:
     "Degrees of freedom of a difference of means (Welch 1947)."
-    return (vc + vt) ** 2 / (vc**2 / (nc - 1) + vt**2 / (nt - 1)) if vc + vt > 0 else float(nc + nt - 2)
+    return (vc + vt) ** 2 / (vc**2 / fc + vt**2 / ft) if vc + vt > 0 else fc + ft
 
 
 def _capped(
@@ -258,6 +292,8 @@ def compare(
     kind = kind_of(control, treatment)
     reason = too_few_payers(control, treatment, cap) if kind == "revenue" else None
     effect = _effect(_capped(control, cap), _capped(treatment, cap), metric, kind, level, how)
+    if kind != "proportion" and not effect.error:
+        reason = reason or Message("experiment.no_spread", {"units": effect.n_control + effect.n_treatment})
     if reason:
         untold = replace(effect, low=None, high=None, p_value=None, relative_low=None, relative_high=None)
         return replace(untold, state="too-few", reason=reason)
@@ -290,8 +326,10 @@ def _effect(
     adj = adjust(control, treatment, how)
     nc, nt = len(adj.control), len(adj.treatment)
     mc, mt = float(adj.control.mean()), float(adj.treatment.mean())
-    vc, vt = float(adj.control.var(ddof=1)) / nc, float(adj.treatment.var(ddof=1)) / nt
-    variance, df = vc + vt + adj.shared_difference, _welch_df(vc, vt, nc, nt)
+    (sc, st), (fc, ft) = adj.variances(), adj.free or (nc - 1, nt - 1)
+    vc, vt = sc / nc, st / nt
+    variance = vc + vt + adj.shared_difference + adj.reach[0] * sc + adj.reach[1] * st
+    df = _welch_df(vc, vt, fc, ft)
     error, critical = math.sqrt(variance), float(special.stdtrit(df, 0.5 + level / 2))
     short = _shortened(adj, critical) if kind == "revenue" and _payers(control, treatment)[1] else 1.0
     d = mt - mc
@@ -301,6 +339,7 @@ def _effect(
     low, high = d - short * critical * error, d + short * critical * error
     if kind == "proportion" and adj.kept == 1.0:
         low, high, method = (*newcombe(control, treatment, level), "Newcombe")
+        p = newcombe_p_value(control, treatment)
     return Effect(
         metric,
         kind,
@@ -323,21 +362,55 @@ def _effect(
     )
 
 # %% ../../nbs/62_value.experiments.ipynb #newcombe
+def _hybrid(
+    control: tuple[int, float],  # units, and their share
+    treatment: tuple[int, float],
+    z: float,  # half width in standard errors
+) -> tuple[float, float]:
+    "The interval of the difference of two shares."
+
+    def wilson(n: int, p: float) -> tuple[float, float, float]:
+        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return p, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+    (pc, lc, uc), (pt, lt, ut) = wilson(*control), wilson(*treatment)
+    return pt - pc - math.hypot(pt - lt, uc - pc), pt - pc + math.hypot(ut - pt, pc - lc)
+
+
+def _shares(
+    control: Arm,
+    treatment: Arm,
+) -> tuple[tuple[int, float], tuple[int, float]]:
+    "Units and share of both arms."
+    return (len(control), float(control.values.mean())), (len(treatment), float(treatment.values.mean()))
+
+
 def newcombe(
     control: Arm,
     treatment: Arm,
     level: float = 0.95,
 ) -> tuple[float, float]:  # Interval of the difference of two proportions
     "Newcombe's hybrid score interval, method 10 (1998)."
-    z = float(special.ndtri(0.5 + level / 2))
+    return _hybrid(*_shares(control, treatment), float(special.ndtri(0.5 + level / 2)))
 
-    def wilson(a: Arm) -> tuple[float, float, float]:
-        n, p = len(a), float(a.values.mean())
-        middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return p, (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+# %% ../../nbs/62_value.experiments.ipynb #newcombe-p
+def newcombe_p_value(
+    control: Arm,
+    treatment: Arm,
+) -> float:  # two-sided, of equal proportions
+    "One less the highest level at which Newcombe's interval leaves zero out."
+    c, t = _shares(control, treatment)
+    if c[1] == t[1]:
+        return 1.0
 
-    (pc, lc, uc), (pt, lt, ut) = wilson(control), wilson(treatment)
-    return pt - pc - math.hypot(pt - lt, uc - pc), pt - pc + math.hypot(ut - pt, pc - lc)
+    def clear(z: float) -> float:  # of zero
+        low, high = _hybrid(c, t, z)
+        return low if t[1] > c[1] else -high
+
+    top = 2.0
+    while clear(top) > 0:
+        top *= 2
+    return 2 * float(special.ndtr(-optimize.brentq(clear, 0.0, top)))
 
 # %% ../../nbs/62_value.experiments.ipynb #draw
 def draw_revenue(

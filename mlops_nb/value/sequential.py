@@ -43,13 +43,21 @@ class Arrivals:
     day: NDArray[np.int64]  # 1, 2 ... one a unit
 
 # %% ../../nbs/63_value.sequential.ipynb #columns
+def _centre(
+    *arms: Arm,
+) -> float | None:  # None where an arm has no known value: adjusting the other alone would shift it
+    "Mean of the first covariate over all arms."
+    known = [a.covariates[:, 0] for a in arms if a.covariates is not None and np.isfinite(a.covariates[:, 0]).any()]
+    return float(np.nanmean(np.concatenate(known))) if len(known) == len(arms) else None
+
+
 def _columns(
     a: Arm,
-    centre: float,  # covariate mean over both arms
+    centre: float | None,  # covariate mean over both arms; None: no covariate is used
 ) -> Floats:  # units x 3: numerator, denominator, covariate
     "The figures of a unit side by side; without a covariate the last column is 0."
     ones = np.ones(len(a)) if a.denominators is None else a.denominators
-    if a.covariates is None:
+    if a.covariates is None or centre is None:
         return np.column_stack([a.values, ones, np.zeros(len(a))])
     x = np.nan_to_num(a.covariates[:, 0] - centre)  # unknown: at the mean
     return np.column_stack([a.values, ones, x])
@@ -107,8 +115,7 @@ def looks(
     days = int(max(control.day.max(), treatment.day.max()))
     if min(control.day.min(), treatment.day.min()) < 1:
         raise InputError("days count from 1", where="looks")
-    known = [a.arm.covariates[:, 0] for a in (control, treatment) if a.arm.covariates is not None]
-    centre = float(np.nanmean(np.concatenate(known))) if len(known) == 2 else 0.0
+    centre = _centre(control.arm, treatment.arm)
     moments = [_moments(_columns(a.arm, centre), a.day, days) for a in (control, treatment)]
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = _slope(moments)
