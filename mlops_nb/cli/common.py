@@ -17,11 +17,12 @@ from typing import Any
 from ..core.errors import MlopsError
 from ..core.facts import Fact
 from ..core.files import plain
-from ..core.messages import label, number, text
+from ..core.messages import label, text
 from ..core.processes import RUN_PID
+from ..reporting.values import fact_text
 
 # %% auto #0
-__all__ = ['say', 'say_json', 'warn', 'fact_line', 'guarded']
+__all__ = ['say', 'say_json', 'warn', 'colon', 'fact_line', 'guarded']
 
 # %% ../../nbs/90_cli.common.ipynb #say
 def say(
@@ -45,18 +46,24 @@ def warn(
     print(f"mlops-nb: {line}", file=sys.stderr, flush=True)
 
 # %% ../../nbs/90_cli.common.ipynb #fact-line
+def colon(
+    lang: str,
+) -> str:  # With the spaces of print
+    "The colon between a label and what is said of it."
+    return "\u00a0: " if lang == "fr" else ": "
+
+
 def fact_line(
     fact: Fact,
     lang: str = "en",
 ) -> str:  # Label, value, interval, threshold, basis, state
     "A fact for the terminal."
     name = label(fact.key, lang) + (f" ({fact.qualifier})" if fact.qualifier else "")
-    unit = "" if fact.unit == "1" else fact.unit
-    interval = "" if fact.low is None else f" [{number(fact.low, lang)}, {number(fact.high, lang)}]"
-    promised = "" if fact.threshold is None else f", {text('run.promised', lang)} {number(fact.threshold, lang)}"
-    basis = "" if fact.basis == "measured" else f" ({text('basis.' + fact.basis, lang)})"
-    state = f": {text('state.' + fact.state, lang)}" if fact.state else ""
-    return f"{name}: {number(fact.value, lang)} {unit}".rstrip() + interval + promised + basis + state
+    value, interval, threshold, state = (fact_text(fact, p, lang) for p in ("value", "interval", "threshold", "state"))
+    line = f"{name}{colon(lang)}{value}" + ("" if interval == "–" else f" [{interval}]")
+    line += "" if fact.threshold is None else f", {text('run.promised', lang)} {threshold}"
+    line += "" if fact.basis == "measured" else f" ({text('basis.' + fact.basis, lang)})"
+    return line + (f"{colon(lang)}{state}" if fact.state and state != value else "")
 
 # %% ../../nbs/90_cli.common.ipynb #log
 def _write_log(
@@ -92,7 +99,8 @@ def _ending(
         warn("interrupted")
         return 130
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # bad usage, in the words of the parser
-        warn(f"{error.format_message()} (see 'mlops-nb --help')")
+        asked = getattr(getattr(error, "ctx", None), "command_path", "mlops-nb")
+        warn(f"{error.format_message().rstrip('.')}; see '{asked} --help'")
         return int(error.exit_code)
     internal = MlopsError(
         f"internal error: {type(error).__name__}",

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from .common import fact_line, say, say_json
-from .lab import AsJson, Dir, Lang, check_lang
+from .lab import AsJson, Dir, Lang, Said, check_lang, language
 from ..core.errors import InputError, require
 from ..core.messages import number, text
 from ..core.workspace import open_workspace
@@ -27,7 +27,7 @@ experiment_app = typer.Typer(no_args_is_help=True, help="Experiments on the serv
 @experiment_app.command()
 def draft(
     kind: Annotated[str, typer.Argument(help="Kind of model: churn, fraud, credit ...", show_default=False)],
-    lang: Lang = "",
+    lang: Said = "en",
 ) -> None:
     """A commented plan for a kind of model, from its KPI template.
 
@@ -114,7 +114,8 @@ def read(
     require("scipy", "lab")
     from mlops_nb.value.readout import read_experiment, readout_facts
 
-    ws, shown = open_workspace(folder), check_lang(lang) or "en"
+    ws = open_workspace(folder)
+    shown = language(ws, lang)
     found = read_experiment(ws, name, _moment(until))
     if as_json:
         say_json(found.to_dict())

@@ -6,30 +6,23 @@
 from __future__ import annotations
 
 import os
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .common import fact_line, say, say_json, warn
+from .common import colon, fact_line, say, say_json, warn
 from ..core.errors import InputError, require
 from ..core.processes import RUN_PID
 from ..core.workspace import Workspace, open_workspace
 
 # %% auto #0
-__all__ = ['Dir', 'AsJson', 'Lang', 'Said', 'lab', 'charter_app', 'check_lang', 'init', 'run', 'stage_of', 'show_facts', 'data',
-           'charter_freeze', 'poc', 'trial', 'probe', 'gate', 'monitor']
+__all__ = ['Dir', 'AsJson', 'Lang', 'Said', 'lab', 'charter_app', 'check_lang', 'init', 'run', 'stage_of', 'language',
+           'show_facts', 'data', 'charter_freeze', 'poc', 'trial', 'probe', 'gate', 'monitor']
 
 # %% ../../nbs/92_cli.lab.ipynb #types
-Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
-Lang = Annotated[str, typer.Option("--lang", help="en or fr; default: the charter's.")]
-Said = Annotated[str, typer.Option("--lang", help="en or fr.")]  # where no charter says one
-lab = typer.Typer(no_args_is_help=True)
-charter_app = typer.Typer(no_args_is_help=True, help="The charter: the promises a model is judged by.")
-
-
 def check_lang(
     lang: str,
 ) -> str:
@@ -37,6 +30,14 @@ def check_lang(
     if lang not in ("", "en", "fr"):
         raise InputError(f"unknown language '{lang}'", where="--lang", fix="use en or fr")
     return lang
+
+
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The workspace's folder.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+Lang = Annotated[str, typer.Option("--lang", callback=check_lang, help="en or fr; default: the charter's.")]
+Said = Annotated[str, typer.Option("--lang", callback=check_lang, help="en or fr.")]  # where no charter says one
+lab = typer.Typer(no_args_is_help=True)
+charter_app = typer.Typer(no_args_is_help=True, help="The charter: the promises a model is judged by.")
 
 # %% ../../nbs/92_cli.lab.ipynb #init
 @lab.command()
@@ -63,7 +64,7 @@ def init(
         raise InputError("which column is to be predicted?", where="--target", fix="add --target COL")
     asked = {"task": task, "positive": positive, "time": time, "unit_id": unit_id}
     ws = init_from_file(folder, data, target, **asked) if data else init_example(folder, example)
-    say(f"{ws.root}: edit charter.toml and notebooks/poc.ipynb, then run 'mlops-nb run {folder}'")
+    say(f"{ws.root}: edit charter.toml and notebooks/poc.ipynb, then run: mlops-nb run {shlex.quote(str(folder))}")
 
 # %% ../../nbs/92_cli.lab.ipynb #run
 @lab.command()
@@ -105,31 +106,47 @@ def stage_of(
     return ws
 
 
+def language(
+    ws: Workspace,
+    lang: str = "",  # as asked for
+) -> str:  # en or fr
+    "What a person is answered in: as asked, as set, or the charter's language; raises `InputError`."
+    from mlops_nb.charter import load_charter, load_frozen
+
+    if asked := check_lang(lang) or ws.settings().lang:
+        return asked
+    charter = load_frozen(ws).charter if ws.frozen_file.exists() else load_charter(ws.charter_file)
+    return charter.problem.lang
+
+
 def show_facts(
     ws: Workspace,
     stage: str,
     as_json: bool,
+    lang: str = "",
 ) -> None:
     "Show what a stage found."
+    from mlops_nb.core.messages import text
     from mlops_nb.core.workspace import stage_evidence
 
     evidence = stage_evidence(ws, stage)
     if as_json:
         return say_json(evidence.to_dict())
+    shown = language(ws, lang)
     for fact in evidence.facts:
-        say(fact_line(fact))
+        say(fact_line(fact, shown))
     for warning in evidence.warnings:
-        say(f"warning: {warning}")
+        say(f"{text('run.warning', shown)}{colon(shown)}{warning.text(shown)}")
     return None
 
 # %% ../../nbs/92_cli.lab.ipynb #stage-commands-a
 @lab.command()
-def data(folder: Dir, as_json: AsJson = False) -> None:
+def data(folder: Dir, as_json: AsJson = False, lang: Lang = "") -> None:
     """Check the table against the contract, split it once, take the snapshot.
 
     Example: mlops-nb data churn
     """
-    show_facts(stage_of(folder, "data"), "data", as_json)
+    show_facts(stage_of(folder, "data"), "data", as_json, lang)
 
 
 @charter_app.command("freeze")
@@ -151,31 +168,31 @@ def charter_freeze(folder: Dir) -> None:
 
 
 @lab.command()
-def poc(folder: Dir, as_json: AsJson = False) -> None:
+def poc(folder: Dir, as_json: AsJson = False, lang: Lang = "") -> None:
     """Run the PoC notebook, once a seed.
 
     Example: mlops-nb poc churn
     """
-    show_facts(stage_of(folder, "poc"), "poc", as_json)
+    show_facts(stage_of(folder, "poc"), "poc", as_json, lang)
 
 # %% ../../nbs/92_cli.lab.ipynb #stage-commands-b
 @lab.command()
-def trial(folder: Dir, as_json: AsJson = False) -> None:
+def trial(folder: Dir, as_json: AsJson = False, lang: Lang = "") -> None:
     """Try the candidate on the real server.
 
     Example: mlops-nb trial churn
     """
-    show_facts(stage_of(folder, "trial"), "trial", as_json)
+    show_facts(stage_of(folder, "trial"), "trial", as_json, lang)
 
 
 @lab.command()
-def probe(folder: Dir, as_json: AsJson = False) -> None:
+def probe(folder: Dir, as_json: AsJson = False, lang: Lang = "") -> None:
     """Disturb the candidate's inputs, and say which of them its answers rest on.
 
     Example: mlops-nb probe churn
     """
     os.environ.setdefault("NUMBA_DISABLE_JIT", "1")  # compiling SHAP's small loops takes longer than running them
-    show_facts(stage_of(folder, "probe"), "probe", as_json)
+    show_facts(stage_of(folder, "probe"), "probe", as_json, lang)
 
 
 def _print_schema(
@@ -196,6 +213,7 @@ def gate(
     schema: Annotated[
         bool, typer.Option("--schema", is_eager=True, callback=_print_schema, help="Print the schema of decision.json.")
     ] = False,
+    lang: Lang = "",
 ) -> None:
     """Decide: go, conditional, no-go or not assessed.
 
@@ -204,12 +222,13 @@ def gate(
     from mlops_nb.core.files import read_json
     from mlops_nb.core.messages import Message, text
 
-    decision = read_json(stage_of(folder, "gate").decision_file)
+    ws = stage_of(folder, "gate")
+    decision, shown = read_json(ws.decision_file), language(ws, lang)
     if as_json:
         return say_json(decision)
-    say(text("state." + decision["decision"]).upper())
+    say(text("state." + decision["decision"], shown).upper())
     for reason in decision["reasons"]:
-        say(f"  - {Message.from_dict(reason)}")
+        say(f"  - {Message.from_dict(reason).text(shown)}")
     return None
 
 # %% ../../nbs/92_cli.lab.ipynb #monitor
@@ -291,6 +310,6 @@ def monitor(
 
     ws = open_workspace(folder)
     if source == "rehearsal" or (source == "auto" and not has_log(ws)):
-        return show_facts(stage_of(folder, "monitor"), "monitor", as_json)
-    code = _watch(ws, as_json, retrain, check_lang(lang) or ws.settings().lang or "en")
+        return show_facts(stage_of(folder, "monitor"), "monitor", as_json, lang)
+    code = _watch(ws, as_json, retrain, language(ws, lang))
     raise typer.Exit(0 if os.environ.get(RUN_PID) else code)

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import say, say_json
-from .lab import AsJson, Dir, Said, check_lang, show_facts, stage_of
+from .common import colon, say, say_json
+from .lab import AsJson, Dir, Lang, Said, check_lang, language, show_facts, stage_of
 from ..core.errors import InputError, require
 from ..core.workspace import Evidence, Workspace, open_workspace, stage_evidence
 
@@ -130,10 +130,10 @@ def _candidate(
     ws = stage_of(folder, "export", **({"lighter": lighter} if lighter else {}))
     show_facts(ws, "export", as_json)
     if not as_json:
-        told = stage_evidence(ws, "export").data["lighter"]
+        told, shown = stage_evidence(ws, "export").data["lighter"], language(ws)
         for tried in (t for t in told["tried"] if t["refused"]):
-            say(f"  {tried['name']}: {Message.from_dict(tried['refused'])}")
-        say(str(Message.from_dict(told["reason"])))
+            say(f"  {tried['name']}{colon(shown)}{Message.from_dict(tried['refused']).text(shown)}")
+        say(Message.from_dict(told["reason"]).text(shown))
     return ws
 
 
@@ -184,10 +184,12 @@ def _table(
     from mlops_nb.poc.scorecard import Scorecard
 
     card = Scorecard(evidence, lang).table()
-    shown = Table(*card.header, title=card.caption, box=box.SIMPLE_HEAVY)
+    shown = Table(*card.header[:-1], title=card.caption, box=box.SIMPLE_HEAVY)
     for row in card.rows:
-        shown.add_row(*row)
+        shown.add_row(*row[:-1])
     Console().print(shown)
+    for criterion, *_, reason in card.rows:  # below, where a narrow terminal cuts none of its words
+        say(f"- {criterion}{colon(lang)}{reason}")
     if "overall" in evidence.data:
         overall = label(f"state.{evidence.data['overall']}", lang)
         say(f"{label('score.foreign.overall', lang)}: {overall}")
@@ -215,7 +217,7 @@ def score(
     max_gap: Annotated[float, typer.Option(help="Without a charter: largest gap between groups.")] = 0.10,
     key: Annotated[str, typer.Option(help="Column that joins the files; default: the order of the rows.")] = "",
     as_json: AsJson = False,
-    lang: Said = "en",
+    lang: Lang = "",
 ) -> None:
     """The scorecard: eight criteria, each with value, interval and evidence; of a workspace, or of plain files.
 
@@ -227,7 +229,8 @@ def score(
     """
     shown = check_lang(lang) or "en"
     if folder and not (onnx or predictions or labels or features):
-        evidence = stage_evidence(stage_of(folder, "score"), "score")
+        ws = stage_of(folder, "score")
+        evidence, shown = stage_evidence(ws, "score"), language(ws, lang)
     elif features and labels and not folder:
         evidence = _score_files(
             features=features,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.status import Status
 
-from .common import fact_line
+from .common import colon, fact_line
 from ..core.messages import Message, text
 from ..lifecycle.run import Outcome, Step
 
@@ -63,7 +63,7 @@ def ending(
     lang: str = "en",
 ) -> str:  # Several lines
     "The decision, its reasons, and where to look."
-    lines = ["", f"{text('run.decision', lang)}: {text('state.' + outcome.decision, lang).upper()}"]
+    lines = ["", f"{text('run.decision', lang)}{colon(lang)}{text('state.' + outcome.decision, lang).upper()}"]
     lines += [f"  - {Message.from_dict(r).text(lang)}" for r in outcome.reasons]
     lines += ["", *(f"  {fact_line(f, lang)}" for f in outcome.figures)] if outcome.figures else []
     lines += ["", *(f"  {kind:<6} {page}" for kind, page in outcome.reports.items())]

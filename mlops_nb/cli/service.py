@@ -43,8 +43,9 @@ def serve(
 ) -> None:
     """The production server: ready when it says so, gone when everybody is answered (Ctrl-C or SIGTERM).
 
-    Everything is checked first; a wrong setting is one line and exit code 2. Every setting can be given in the .ini file
-    or as MLOPS_NB_SERVE_...; see mlops_nb.core.settings.
+    Everything is checked first; a wrong setting is one line and exit code 2.
+
+    Every setting can be given in the .ini file or as MLOPS_NB_SERVE_...; see mlops_nb.core.settings.
 
     Example: mlops-nb serve bundles/churn-0123456789ab --port 8080 --log-dir logs
     """

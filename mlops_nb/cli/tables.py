@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import say, say_json
-from .lab import AsJson, Lang, check_lang, show_facts, stage_of
+from .lab import AsJson, Lang, Said, check_lang, show_facts, stage_of
 from ..core.errors import InputError, require
 from ..core.messages import number
 
@@ -55,7 +55,7 @@ def drift(
     persist: Annotated[str, typer.Option(help="K/N: the same column in K of the last N windows.")] = "",
     annex: Annotated[Path | None, typer.Option(help="Folder for evidently's page.")] = None,
     as_json: AsJson = False,
-    lang: Lang = "",
+    lang: Said = "en",
 ) -> None:
     """Whether one table differs from another, with a stated false-alarm rate.
 
@@ -128,11 +128,13 @@ def roi(
 ) -> None:
     """The value of a model: of a workspace, or of two plain files.
 
-    Ends with 0, with 1 for decommission, 3 when it cannot be assessed. Example: mlops-nb roi --outcomes o.csv --costs c.csv
+    Files end with 0, with 1 for decommission, 3 when it cannot be assessed; a workspace ends with 0, as a stage of its run.
+
+    Example: mlops-nb roi --outcomes o.csv --costs c.csv
     """
     require("scipy", "lab")
     if folder and not (outcomes or costs):
-        return show_facts(stage_of(folder, "value"), "value", as_json)
+        return show_facts(stage_of(folder, "value"), "value", as_json, lang)
     if not (outcomes and costs) or folder:
         raise InputError("the value of what?", fix="use 'roi DIR', or 'roi --outcomes FILE --costs FILE'")
     from mlops_nb.value.files import roi_files

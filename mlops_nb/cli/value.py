@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .common import say, say_json
-from .lab import AsJson, Dir, Lang, check_lang
+from .lab import AsJson, Dir, Lang, Said, check_lang, language
 from .reports import Now, clock
 from ..core.errors import InputError, require
 from ..core.workspace import open_workspace
@@ -30,7 +30,7 @@ _Kind = Annotated[str, typer.Argument(help="churn, fraud, credit, ... as 'kpi li
 
 
 @kpi_app.command("list")
-def list_kinds(lang: Lang = "", as_json: AsJson = False) -> None:
+def list_kinds(lang: Said = "en", as_json: AsJson = False) -> None:
     """The kinds of model there is a template for.
 
     Example: mlops-nb kpi list --lang fr
@@ -46,7 +46,7 @@ def list_kinds(lang: Lang = "", as_json: AsJson = False) -> None:
 
 # %% ../../nbs/98_cli.value.ipynb #kpi-show
 @kpi_app.command()
-def show(kind: _Kind, lang: Lang = "", as_json: AsJson = False) -> None:
+def show(kind: _Kind, lang: Said = "en", as_json: AsJson = False) -> None:
     """What to measure for one kind of model.
 
     Example: mlops-nb kpi show churn
@@ -67,9 +67,9 @@ def show(kind: _Kind, lang: Lang = "", as_json: AsJson = False) -> None:
 def write(
     kind: _Kind,
     place: Annotated[Path, typer.Argument(help="A new file, or a workspace whose charter names no money yet.")],
-    lang: Lang = "",
+    lang: Said = "en",
 ) -> None:
-    """Write a template to edit, to a file or as [business] of a workspace's charter.
+    """Write a template to edit: to a file, or as the section "business" of a workspace's charter.
 
     Example: mlops-nb kpi write churn churn/
     """
@@ -82,7 +82,7 @@ def write(
 def portfolio(
     folders: Annotated[list[Path], typer.Argument(help="Workspaces, or folders that hold some.", show_default=False)],
     now: Now = "",
-    lang: Lang = "",
+    lang: Said = "en",
     as_json: AsJson = False,
 ) -> None:
     """All models in one scorecard: value with its interval, drift, what is open, what is late, and how mature the practice is.
@@ -134,12 +134,11 @@ def retire(
     Example: mlops-nb retire churn --evidence owner=mail.txt --evidence schedulers="crontab is empty"
     """
     require("pandas", "lab")
-    from mlops_nb.charter import load_frozen
     from mlops_nb.cli.rollout import promote
     from mlops_nb.value.retirement import retire as end
 
     ws, told = open_workspace(folder), evidence_pairs(evidence or ())
-    shown = check_lang(lang) or ws.settings().lang or load_frozen(ws).charter.problem.lang
+    shown = language(ws, lang)
     found = end(ws, reason, replacement, told, erase)
     if replacement and any(s.said.key == "retire.traffic.serves" for s in found.steps):
         with redirect_stdout(sys.stderr):  # what it says is not the answer
