@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +167,20 @@ def test_what_is_left_out_is_listed(tmp_path: Path) -> None:
     assert "cell 3, line 1: left out: print(df.shape)" in notes
     assert "cell 2, line 3: changed: star import of 'numpy' names what is used" in notes
     assert any("magic '!pip install pandas'" in n for n in notes)
+
+
+def test_a_secret_that_is_left_out_is_not_repeated(tmp_path: Path) -> None:
+    case = next(c for c in MOVED if c.name == "messy")
+    leaky = replace(case, cells=(*case.cells, "API_KEY = 'sk-proj-0123456789abcdefghij'\nretries = 3"))
+    notes = [str(n) for n in refactored(leaky, tmp_path).notes]
+    assert any("left out: API_KEY = '...'" in n for n in notes)
+    assert not any("sk-proj" in n for n in notes)
+
+
+@pytest.mark.slow
+def test_what_draws_without_a_seed_is_not_pinned(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    case = next(c for c in MOVED if c.name == "papermill")
+    drawn = replace(case, cells=tuple(re.sub(r"random_state\s*=\s*\w+", "random_state=None", c) for c in case.cells))
+    made = refactor_notebook(write_notebook(drawn, tmp_path), tmp_path / "src", "poc")
+    assert "two runs predict differently; give a seed to" in made.golden

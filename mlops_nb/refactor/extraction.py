@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from ..core.errors import InputError
 from ..core.files import atomic_write, write_json
 from .golden import golden_test_text, measure
+from .hygiene import secrets, unseeded_randomness
 from .moduletext import restructured_text
 from .names import bound_names, free_names, mentions
 from .predictions import Prediction, chosen
@@ -497,21 +499,35 @@ def _restructured(
     }
     left = tuple(c.number for c in source.code if c.number not in {u.cell.number for u in units})
     functions = tuple(n.name for n in ast.parse(text).body if isinstance(n, ast.FunctionDef))
-    every = tuple(sorted([*notes, *_left_out(program, used)], key=lambda n: (n.cell, n.line)))
+    every = tuple(sorted([*notes, *_left_out(program, used, source)], key=lambda n: (n.cell, n.line)))
     names = tuple(p.name for p in plan.outputs)
     return _write_golden(source, folder, text, functions, moved, left, every, names, golden)
+
+
+class _Masked(ast.NodeTransformer):
+    "Texts become dots."
+
+    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
+        return ast.Constant("...") if isinstance(node.value, str) else node
 
 
 def _left_out(
     program: Program,
     used: set[int],
+    source: Source,
 ) -> list[Note]:
-    "Statements that are not needed for the predictions."
-    found = []
+    "Statements that are not needed for the predictions; a text that looks like a secret is not repeated."
+    found, hidden = [], {(v.cell, v.line) for v in secrets(source)}
     for unit in program.units:
         quiet = isinstance(unit.node, ast.Pass)
         if unit.number not in used and not quiet and not unit.is_import and (unit.parent < 0 or unit.parent in used):
-            first = ast.unparse(unit.node).splitlines()[0]
+            lines = range(unit.node.lineno, (unit.node.end_lineno or unit.node.lineno) + 1)
+            node = (
+                _Masked().visit(copy.deepcopy(unit.node))
+                if hidden & {(unit.cell.number, n) for n in lines}
+                else unit.node
+            )
+            first = ast.unparse(node).splitlines()[0]
             found.append(
                 Note("left out", unit.cell.number, unit.node.lineno, first if len(first) <= 80 else first[:77] + "...")
             )
@@ -535,7 +551,8 @@ def _write_golden(
     where = os.path.relpath(source.path.resolve().parent, tests.resolve())
     tops = {m.partition(".")[0] for line in ast.walk(ast.parse(text)) for m in _modules(line)}
     test = atomic_write(tests / "test_model.py", formatted(golden_test_text(folder.name, where, tops), "test_model.py"))
-    made = measure(test) if golden else {"missing": "no golden values: they were not asked for"}
+    drawn = next((f"{v.args['text']} (cell {v.cell}, line {v.line})" for v in unseeded_randomness(source)), "")
+    made = measure(test, unseeded=drawn) if golden else {"missing": "no golden values: they were not asked for"}
     if not golden:
         write_json(tests / "golden.json", made)
     return Refactored(folder, module, test, functions, moved, left, notes, names, str(made.get("missing", "measured")))

@@ -109,24 +109,34 @@ TIMEOUT_S = 600.0  # for the one run that makes the golden values
 def measure(
     test: Path,  # The written test
     timeout_s: float = TIMEOUT_S,
+    unseeded: str = "",  # What draws at random without a seed, and where: the module is then run twice
 ) -> Mapping[str, Any]:  # Golden values, or {"missing": reason}
-    "Run the module once in a process of its own, on one thread, and save what it predicts as golden.json beside the test."
+    "Run the module in a process of its own, on one thread, and save what it predicts as golden.json beside the test."
+    golden = _run(test, timeout_s)
+    if unseeded and "missing" not in golden and _run(test, timeout_s) != golden:
+        golden = {"missing": f"no golden values: two runs predict differently; give a seed to {unseeded}"}
+    write_json(test.parent / "golden.json", golden)
+    return golden
+
+
+def _run(
+    test: Path,
+    timeout_s: float,
+) -> dict[str, Any]:
+    "What the module predicts, or why that is not known."
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1")
-    command = [sys.executable, "-W", "ignore", str(test.resolve())]
     try:
         done = subprocess.run(
-            command,
+            [sys.executable, "-W", "ignore", str(test.resolve())],
             env={**os.environ, **threads, "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
             check=False,
             timeout=timeout_s,
         )
-        golden = _read(done)
     except subprocess.TimeoutExpired:
-        golden = {"missing": f"no golden values: the module ran longer than {timeout_s:g} s"}
-    write_json(test.parent / "golden.json", golden)
-    return golden
+        return {"missing": f"no golden values: the module ran longer than {timeout_s:g} s"}
+    return _read(done)
 
 
 def _read(
