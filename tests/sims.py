@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from mlops_nb.core.processes import die_with_parent
 from mlops_nb.monitoring.diagnosissims import TOPICS as DIAGNOSIS
 from mlops_nb.monitoring.driftsims import TOPICS as DRIFT
 from mlops_nb.monitoring.monitorsims import TOPICS as ALERTS
@@ -56,7 +57,7 @@ def main() -> int:
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # read by processes yet to begin
     order = sorted(given.floors, key=lambda floor: floor not in LONGEST)
     broken = 0
-    with ProcessPoolExecutor(given.processes, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.processes, get_context("spawn"), die_with_parent) as pool:
         topics = [(floor, topic) for floor in order for topic in FLOORS[floor]]
         begun = {t: pool.submit(measured, *t, given.seed, given.scale) for t in topics}
         for floor in given.floors:
