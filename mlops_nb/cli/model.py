@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import colon, say, say_json
+from .common import colon, say, say_json, warn
 from .lab import AsJson, Dir, Lang, Said, check_lang, language, show_facts, stage_of
 from ..core.errors import InputError, require
 from ..core.workspace import Evidence, Workspace, open_workspace, stage_evidence
@@ -311,13 +311,14 @@ def approve(
 
     Example: mlops-nb approve churn --name 'A. Martin'
     """
-    from mlops_nb.core.keys import new_key_pair
+    from mlops_nb.core.keys import key_file, new_key_pair
     from mlops_nb.poc.approval import approve_decision
 
     if not name:
         raise InputError("who approves?", where="--name", fix="add --name NAME")
     if new_key:
-        return say(new_key_pair(name))
+        say(new_key_pair(name))
+        return warn(f"put it into approvers.toml as the public_key of '{name}'; the private half is {key_file(name)}")
     signed = approve_decision(open_workspace(folder), name, comment)
     say(f"approved by {signed.name} ({signed.role})")
     return None

@@ -133,7 +133,7 @@ def predict(
 
     with _counting() as progress:
         told = predict_file(bundle, input, output, load_settings(), progress)
-    say(f"{output}: {told} rows")
+    say(f"{output}: {told.rows} rows{str(told).removeprefix(str(told.rows))}")
 
 # %% ../../nbs/95_cli.service.ipynb #verify
 def _verifier(

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .common import say, say_json
+from .common import colon, say, say_json
 from .lab import AsJson, Dir, Lang, Said, check_lang, language
 from .reports import Now, clock
 from ..core.errors import InputError, require
@@ -59,7 +59,7 @@ def show(kind: _Kind, lang: Said = "en", as_json: AsJson = False) -> None:
     table = template_table(t, shown)
     say(table.caption)
     for name, told in table.rows:
-        say(f"  {name}: {told}")
+        say(f"  {name}{colon(shown)}{told}")
     return None
 
 

@@ -196,8 +196,16 @@ def report_table(
                 f.fix.text(lang),
             )
         )
-    count = Message("inspect.caption", {"file": Path(report.path).name, "count": len(rows)}).text(lang)
-    return Table(count, header, tuple(rows))
+    return Table(_caption(report, lang), header, tuple(rows))
+
+
+def _caption(
+    report: Report,
+    lang: str,
+) -> str:
+    "The file and how many findings it has."
+    key = "inspect.caption.one" if len(report.findings) == 1 else "inspect.caption"
+    return Message(key, {"file": Path(report.path).name, "count": len(report.findings)}).text(lang)
 
 # %% ../../nbs/34b_refactor.inspection.ipynb #text
 def report_text(
@@ -211,8 +219,7 @@ def report_text(
             f"{report.path}: {_where(report, f.place, lang)}: {f.rule}: {f.place.message.text(lang)} {f.fix.text(lang)}"
         )
         lines += [f"    {_where(report, p, lang)}: {p.message.text(lang)}" for p in f.flow]
-    count = Message("inspect.caption", {"file": Path(report.path).name, "count": len(report.findings)}).text(lang)
-    return "\n".join([*lines, count])
+    return "\n".join([*lines, _caption(report, lang)])
 
 # %% ../../nbs/34b_refactor.inspection.ipynb #sarif
 _LEVELS = {"error": "error", "warning": "warning", "note": "note"}

@@ -10,6 +10,7 @@ import configparser
 import json
 import re
 import shlex
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,8 @@ def job_of(
     "The job of a workspace; raises `InputError` for a path no scheduler takes."
     if re.search(r"[\x00-\x1f]", str(ws.root)):
         raise InputError("a path with line breaks cannot be scheduled", where=repr(str(ws.root)))
-    slug = re.sub(r"[^a-z0-9]+", "-", ws.root.name.lower()).strip("-")[:40].strip("-")
+    plain = unicodedata.normalize("NFKD", ws.root.name).encode("ascii", "ignore").decode()  # é as e
+    slug = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:40].strip("-")
     return Job(f"mlops-nb-{slug or 'workspace'}", str(ws.root), program, image)
 
 # %% ../../nbs/78d_reporting.snippets.ipynb #cron
