@@ -24,6 +24,7 @@ from mlops_nb.stats.profiles import (
     common_design,
     count_levels,
     count_numbers,
+    with_segments,
 )
 
 
@@ -145,6 +146,28 @@ def test_a_column_takes_at_most_fifty_kilobytes(tmp_path: Path) -> None:
     for name, kind in (("x", "number"), ("c", "category"), ("s", "category")):
         folder = build_profile({name: columns[name]}, Columns((Column(name, kind),))).save(tmp_path / name)
         assert sum(f.stat().st_size for f in folder.iterdir()) <= 50_000
+
+
+@pytest.mark.parametrize("segments", [2, 12, 40])
+def test_segments_share_the_room_of_a_column(tmp_path: Path, segments: int) -> None:
+    rng, n = np.random.default_rng(4), 60_000
+    columns = {
+        "x": rng.normal(size=n).astype(np.float32),
+        "age": rng.integers(18, 90, n).astype(np.float32),
+        "c": np.array([f"a rather long level {i}" for i in rng.integers(0, 200, n)], object),
+        "plan": rng.choice(["basic", "plus"], n).astype(object),
+        "by": rng.integers(0, segments, n).astype(str).astype(object),
+    }
+    schema = Columns(tuple(Column(c, "number" if c in ("x", "age") else "category") for c in columns))
+    parts = {f"by={level}": columns["by"] == level for level in sorted(set(columns["by"]))}
+    profile = with_segments(build_profile(columns, schema, joint=False), columns, parts)
+    folder = profile.save(tmp_path / "p")
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 50_000 * len(columns)
+    assert Profile.load(folder).segments.keys() == parts.keys()
+    kept = {c for p in profile.segments.values() for c in p.columns}
+    assert "by" not in kept, "it is one value in each"
+    assert {"age", "plan"} <= kept, "few values fit however many segments there are"
+    assert ("c" in kept, "x" in kept) == (segments == 2, segments <= 12)
 
 
 def test_rare_levels_are_pooled_and_new_ones_are_bounded() -> None:

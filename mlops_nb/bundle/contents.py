@@ -18,12 +18,14 @@ from ..charter import Charter
 from ..core.messages import number, text
 from ..data.columns import Column
 from ..data.contract import Contract
+from ..data.values import NULL
 from ..poc.metrics import Answers, metric_for, metrics_of
 from ..poc.operating import aim_of, break_even, choose_cut, segment_cuts
 
 # %% auto #0
-__all__ = ['Ask', 'LEVELS', 'BACKGROUND_ROWS', 'MADE_WITH', 'RUNS_WITH', 'choose_thresholds', 'base_rate', 'loss',
-           'explanation_baseline', 'environment', 'licences', 'measured_lines', 'card', 'foreign_card']
+__all__ = ['MOST_SEGMENTS', 'FEWEST_ROWS', 'Ask', 'LEVELS', 'BACKGROUND_ROWS', 'MADE_WITH', 'RUNS_WITH', 'choose_thresholds',
+           'segment_columns', 'declared_segments', 'base_rate', 'loss', 'explanation_baseline', 'environment',
+           'licences', 'measured_lines', 'card', 'foreign_card']
 
 # %% ../../nbs/38b_bundle.contents.ipynb #threshold
 def choose_thresholds(
@@ -45,6 +47,43 @@ def choose_thresholds(
     if pays is not None:
         return Thresholds(round(pays, 6), name, segments, aim.name)
     return Thresholds(choose_cut(aim, events, p), name, segments, f"{aim.name}-valid")
+
+# %% ../../nbs/38b_bundle.contents.ipynb #segments
+MOST_SEGMENTS = 12
+FEWEST_ROWS = 100  # of a segment
+_MOST_LEVELS = 20  # of a column
+
+
+def segment_columns(
+    charter: Charter,
+) -> tuple[str, ...]:
+    "The columns by which a charter asks for segments."
+    asked = (charter.criteria.fairness.subgroups, charter.operating_point.segments, charter.champion.segments)
+    return tuple(dict.fromkeys(name for names in asked for name in names))
+
+
+def declared_segments(
+    charter: Charter,
+    contract: Contract,
+    encoded: Mapping[str, NDArray[Any]],  # Inputs
+) -> dict[str, NDArray[np.bool_]]:  # Rows by `COLUMN=level`; the largest first
+    "The segments that a log can tell: levels of inputs that are logged and have few of them."
+    kinds = {c.name: c.kind for c in contract.columns if not c.private}
+    usable = [n for n in segment_columns(charter) if kinds.get(n) in ("number", "category", "boolean")]
+    found = {f"{n}={level}": rows for n in usable for level, rows in _levels(encoded[n]).items()}
+    ranked = sorted((n for n in found if found[n].sum() >= FEWEST_ROWS), key=lambda n: (-found[n].sum(), n))
+    return {n: found[n] for n in ranked[:MOST_SEGMENTS]}
+
+
+def _levels(
+    values: NDArray[Any],  # One encoded column
+) -> dict[str, NDArray[np.bool_]]:  # None for a column of one level, or of many
+    "Rows of each level, spelt as Arrow spells what a log holds."
+    import pyarrow as pa
+
+    names = np.array(pa.array(values, from_pandas=True).cast(pa.string()).to_pylist(), object)
+    levels = set(names.tolist()) - {None, NULL}
+    return {n: names == n for n in sorted(levels)} if 2 <= len(levels) <= _MOST_LEVELS else {}
 
 # %% ../../nbs/38b_bundle.contents.ipynb #rule
 def base_rate(

@@ -19,6 +19,7 @@ from mlops_nb.bundle.contents import (
     base_rate,
     card,
     choose_thresholds,
+    declared_segments,
     environment,
     explanation_baseline,
     licences,
@@ -50,7 +51,7 @@ from ..core.workspace import Evidence, Workspace, write_evidence
 from ..data.contract import Contract, load_contract
 from ..data.values import days
 from ..refactor.extraction import Refactored, refactor_notebook
-from ..stats.profiles import build_profile
+from ..stats.profiles import build_profile, with_segments
 
 # %% auto #0
 __all__ = ['SEED', 'GOLDEN_ROWS', 'COMPARED_ROWS', 'PREFIX', 'Inputs', 'read_inputs', 'with_features', 'predictions_file',
@@ -273,9 +274,11 @@ def _profile_files(
     encoded = {n: column.to_numpy() for n, column in frames.encode_frame(inputs.contract, both).items()}
     time = inputs.contract.time
     when = days(both[time]) if time and both[time].dtype.kind not in "iuf" else None
-    with tempfile.TemporaryDirectory() as folder:
-        build_profile(encoded, inputs.contract, when).save(Path(folder))
-        return {f"profile/{p.name}": p.read_bytes() for p in sorted(Path(folder).iterdir())}
+    parts = declared_segments(inputs.charter, inputs.contract, encoded)
+    profile = with_segments(build_profile(encoded, inputs.contract, when), encoded, parts)
+    with tempfile.TemporaryDirectory() as d:
+        files = sorted(p for p in profile.save(Path(d)).rglob("*") if p.is_file())
+        return {f"profile/{p.relative_to(d).as_posix()}": p.read_bytes() for p in files}
 
 
 def _common_files(

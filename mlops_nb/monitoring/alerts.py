@@ -56,7 +56,9 @@ def _drift(
     doc: Mapping[str, Any],
 ) -> Symptom | None:
     "Columns that changed."
-    columns = doc["drift"]["drifted"]
+    parts = doc["drift"].get("segments", {})
+    apart = [f"{part}: {name}" for part, own in parts.items() for name in own["drifted"]]
+    columns = doc["drift"]["drifted"] or apart
     told = Message("alert.drift", {"columns": ", ".join(columns[:6]), "count": len(columns)})
     return Symptom("drift", "warning", (told, *_reasons(doc["diagnosis"])))
 

@@ -215,6 +215,18 @@ def _shift(
     return Finding("shift", names)
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #world
+def _moved_apart(
+    verdict: DriftVerdict,
+) -> list[FeatureDrift]:
+    "The inputs that moved in one segment only, under the name of both."
+    return [
+        replace(f, name=f"{part}: {f.name}")
+        for part, own in verdict.segments.items()
+        for f in own.features
+        if f.state == "drift"
+    ]
+
+
 def _world(
     drifted: Sequence[FeatureDrift],  # Inputs
     answers: tuple[str, ...],  # Drifted answers
@@ -222,6 +234,7 @@ def _world(
     seasonal: bool,
     relation: Relation | None,
     scene: Scene,
+    apart: Sequence[FeatureDrift] = (),  # Inputs of single segments
 ) -> tuple[Finding, ...]:
     "The cause, when the pipeline is sound."
     changed = _by_relation(relation, seasonal)
@@ -234,6 +247,8 @@ def _world(
         return (Finding("outcome-only"),)
     if answers:
         return (Finding("answers-only" if scene.replayed is None else "shift", answers),)
+    if apart:
+        return (_shift(apart, promise, relation),)
     return tuple(_business(scene.kpi))
 
 
@@ -308,4 +323,5 @@ def diagnose(
     season = scene.season
     seasonal = bool(drifted and season and is_seasonal(drifted, season, columns))
     ruled += _ruled_out_of_the_world(seasonal, relation, scene)
-    return with_ruled_out(faults or _world(drifted, answers, promise, seasonal, relation, scene), ruled)
+    apart = _moved_apart(verdict)
+    return with_ruled_out(faults or _world(drifted, answers, promise, seasonal, relation, scene, apart), ruled)

@@ -423,7 +423,7 @@ def _without(
     if not names:
         return profile
     columns = {n: p for n, p in profile.columns.items() if n not in names}
-    segments = {n: _without(p, names) for n, p in profile.segments.items()}
+    segments = {n: _without(p, names) for n, p in profile.segments.items() if n.partition("=")[0] not in names}
     touched = profile.joint and set(profile.joint.directions.names) & set(names)
     return replace(profile, columns=columns, segments=segments, joint=None if touched else profile.joint)
 
@@ -501,6 +501,7 @@ def compare_profiles(
     visible: float = VISIBLE,
     new: Sequence[str] = (),  # Columns of the window that the reference lacks
     withheld: Sequence[str] = (),  # Columns the log leaves out on purpose
+    strict: bool = True,  # Whether a segment that is too small to decide leaves the table undecided
 ) -> DriftVerdict:
     "Judge a window that is profiled already; raises `InputError` when it has no rows."
     rules = _Rules(alpha, floor, visible)
@@ -512,7 +513,8 @@ def compare_profiles(
     tests = _run_tests({"": (reference, current), **parts}, alpha)
     verdicts = {n: _part_verdict(p, [t for t in tests if t.plan.part == n], rules) for n, p in parts.items()}
     whole = _part_verdict((reference, current), [t for t in tests if not t.plan.part], rules, new)
-    state = next(s for s in WORST_FIRST if s in {whole.verdict, *(v.verdict for v in verdicts.values())})
+    states = {whole.verdict, *(v.verdict for v in verdicts.values() if strict or v.verdict == "drift")}
+    state = next(s for s in WORST_FIRST if s in states)
     told = tuple(Message("drift.note.withheld", {"column": n}) for n in withheld)
     return replace(whole, verdict=state, segments=verdicts, notes=(*whole.notes, *told))
 

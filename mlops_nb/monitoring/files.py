@@ -24,6 +24,7 @@ from mlops_nb.monitoring.tables import (
     encode_table,
     find_fields,
     is_log,
+    rows_of_level,
     table_batches,
     table_days,
 )
@@ -95,9 +96,7 @@ def _rows_of(
 ) -> pa.Table:
     "The rows of a segment."
     column, _, level = segment.partition("=")
-    if not column:
-        return table
-    return table.filter(pc.equal(as_strings(table[column]), level)) if column in table.column_names else table[:0]
+    return rows_of_level(table, column, level) if column else table
 
 # %% ../../nbs/51b_monitoring.files.ipynb #groups
 IN_ONE = 60_000_000  # cells that may stand in memory at once
@@ -201,6 +200,12 @@ def count_table(
     return reduce(lambda a, b: a.merge(b), (_count_batch(reference, t) for t in opened.batches(wanted)))
 
 # %% ../../nbs/51b_monitoring.files.ipynb #load-reference
+def _is_bundle(
+    reference: Source,
+) -> bool:
+    return isinstance(reference, str | Path) and (Path(reference) / "manifest.json").is_file()
+
+
 def load_reference(
     reference: Source,
     segment: str = "",
@@ -213,7 +218,7 @@ def load_reference(
         return profile_file(reference, segment=segment), ()
     if segment:
         raise InputError("segments are chosen when the profile is made", where=str(folder), fix="profile --segment")
-    if not (folder / "manifest.json").is_file():
+    if not _is_bundle(folder):
         return Profile.load(folder), ()
     from mlops_nb.data.contract import load_contract
 
@@ -232,6 +237,7 @@ def drift_windows(
 ) -> list[DriftVerdict]:
     "Whether tables differ from another; raises `InputError` for one that cannot be used."
     profile, private = load_reference(reference, segment)
+    strict = not _is_bundle(reference)  # its segments are the charter's, nobody asked for them here
     if unknown := [n for n in withheld if n not in profile.columns]:
         fix = f"use {', '.join([*profile.columns][:10])}"
         raise InputError(f"no column '{unknown[0]}'", where="the reference", fix=fix)
@@ -241,7 +247,7 @@ def drift_windows(
         hidden = tuple(dict.fromkeys((*withheld, *((*private, *opened.withheld) if logged else ()))))
         new = [n for n in opened.names if n not in profile.columns]
         counted = count_table(profile, opened)
-        found.append(compare_profiles(profile, counted, alpha, floor, visible, new, hidden))
+        found.append(compare_profiles(profile, counted, alpha, floor, visible, new, hidden, strict))
     return found
 
 

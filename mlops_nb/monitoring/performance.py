@@ -17,7 +17,7 @@ from ..core.errors import InputError
 from ..core.facts import Fact
 from ..data.contract import Contract, Target
 from .rehearsal import OUTCOME_KIND
-from .tables import encode_table, withheld_in
+from .tables import encode_table, rows_of_level, withheld_in
 from ..poc.metrics import Answers, Metric, called, event, metric_for
 from ..stats.intervals import proportion, to_fact
 from ..stats.profiles import Encoded, Profile, build_column
@@ -114,12 +114,21 @@ def window_profile(
 ) -> Profile:
     "The window counted as the reference was; answers are counted over the rows that got one."
     inputs = reference.count(input_columns(log, contract))
+    parts = {n: p.count(input_columns(_rows_of(log, n), contract)) for n, p in reference.segments.items()}
     answered = with_status(log, "ok", "degraded")
     if not answered.num_rows:
         answers: Mapping[str, Encoded] = {n: _none(k) for n, k in answer_kinds(contract.target).items()}
     else:
         answers = answer_columns(answered, contract.target)
-    return replace(inputs, columns={**inputs.columns, **reference.count(answers).columns})
+    return replace(inputs, columns={**inputs.columns, **reference.count(answers).columns}, segments=parts)
+
+
+def _rows_of(
+    log: pa.Table,
+    segment: str,  # COLUMN=level
+) -> pa.Table:
+    column, _, level = segment.partition("=")
+    return rows_of_level(log, f"in.{column}", level)
 
 
 def _none(

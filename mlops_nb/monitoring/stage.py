@@ -202,7 +202,7 @@ def judge_window(
     current = window_profile(records, s.reference, contract)
     withheld = [c.name for c in contract.columns if c.private]
     rules = s.policy.alpha, s.policy.floor, s.policy.visible
-    verdict = compare_profiles(s.reference, current, *rules, withheld=withheld)
+    verdict = compare_profiles(s.reference, current, *rules, withheld=withheld, strict=False)
     answered, target = with_status(records, "ok", "degraded"), contract.target
     realised = realise(answered, outcomes, target, span.name, s.promise.metric, s.promise.threshold)
     refused = with_status(records, "rejected").num_rows
@@ -250,10 +250,10 @@ def facts_of_estimates(
 def _data_states(
     verdict: DriftVerdict,
 ) -> set[str]:
-    "What is known of the inputs: column by column, together, and in each segment."
+    "What is known of the inputs: column by column, together, and of the segments that moved."
     own: set[str] = {f.state for f in verdict.features if not f.name.startswith(ANSWER)}
     together = {"drift"} if any(f.state == "drift" for f in verdict.joint) else set()
-    return own.union(together, *(_data_states(part) or {part.verdict} for part in verdict.segments.values()))
+    return own | together | {part.verdict for part in verdict.segments.values() if part.verdict == "drift"}
 
 
 _WORST = ("alert", "drift", "inconclusive", "stable")
@@ -265,6 +265,14 @@ def worst_state(
     "The state that outweighs the others."
     return next((s for s in _WORST if s in states), "inconclusive")
 
+
+def _segments(
+    verdict: DriftVerdict,
+) -> dict[str, Any]:
+    "The state of each segment; not assessed where the bundle's profile has none."
+    parts = {name: part.verdict for name, part in verdict.segments.items()}
+    return {"state": worst_state(set(parts.values())) if parts else "not-assessed", "parts": parts}
+
 # %% ../../nbs/56_monitoring.stage.ipynb #layers
 def _layers(
     window: Window,
@@ -272,7 +280,12 @@ def _layers(
     "The state of each layer."
     answers = {f.state for f in window.drift.features if f.name.startswith(ANSWER)}
     return {
-        "data": {"state": worst_state(_data_states(window.drift)), "rows": window.rows, "refused": window.refused},
+        "data": {
+            "state": worst_state(_data_states(window.drift)),
+            "rows": window.rows,
+            "refused": window.refused,
+            "segments": _segments(window.drift),
+        },
         "model": {
             "state": worst_state(answers),
             "promise": window.realised.state,

@@ -26,7 +26,7 @@ from ..stats.profiles import Encoded, FloatArray, IntArray
 
 # %% auto #0
 __all__ = ['Source', 'BATCH_ROWS', 'SAMPLE', 'REPEATS', 'FEW_TEXTS', 'is_log', 'table_batches', 'withheld_in', 'Field', 'Fields',
-           'as_strings', 'kind_of', 'find_fields', 'table_days', 'encode_table']
+           'as_strings', 'kind_of', 'find_fields', 'table_days', 'encode_table', 'rows_of_level']
 
 # %% ../../nbs/50_monitoring.tables.ipynb #batches
 Source = Any  # a path, a pyarrow.Table or a pandas.DataFrame
@@ -324,3 +324,12 @@ def encode_table(
 ) -> dict[str, Encoded]:
     "Columns of a table as profiles count them."
     return {name: _ENCODERS[kind](table[name]) for name, kind in kinds.items() if name in table.column_names}
+
+# %% ../../nbs/50_monitoring.tables.ipynb #segment
+def rows_of_level(
+    table: pa.Table,
+    column: str,
+    level: str,
+) -> pa.Table:  # Without rows where there is no such column
+    "The rows of a segment."
+    return table.filter(pc.equal(as_strings(table[column]), level)) if column in table.column_names else table[:0]

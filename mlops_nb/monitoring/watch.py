@@ -216,6 +216,33 @@ class Watched:
     def _repr_html_(self) -> str:
         return self.look._repr_html_() + alert_table(self.board.open.values()).html()
 
+# %% ../../nbs/59a_monitoring.watch.ipynb #segment-line
+def _part_told(
+    name: str,
+    state: str,
+    drift: Mapping[str, Any],  # The segment's verdict
+    lang: str,
+) -> str:
+    "A segment with its state, and what moved or what would decide."
+    moved, needed = drift.get("drifted") or (), drift.get("n_needed")
+    more = f" ({', '.join(moved[:3])})" if moved else ""
+    if state == "inconclusive" and needed:
+        more = f" ({text('watch.segment.rows', lang, rows=drift['rows_current'], needed=needed)})"
+    return f"{name} {text(f'drift.state.{state}', lang)}{more}"
+
+
+def _segment_lines(
+    doc: Mapping[str, Any],  # windows/NAME.json
+    lang: str,
+) -> Iterator[str]:
+    "One line for the segments of a window; none where they were not looked at."
+    parts = doc["layers"]["data"].get("segments", {}).get("parts", {})
+    if parts:
+        own = doc["drift"]["segments"]
+        yield "  " + text(
+            "watch.segments", lang, told="; ".join(_part_told(n, s, own[n], lang) for n, s in parts.items())
+        )
+
 # %% ../../nbs/59a_monitoring.watch.ipynb #lines
 def _lines(
     found: Watched,
@@ -229,6 +256,9 @@ def _lines(
         for finding in doc["diagnosis"]:
             action = text(f"action.{finding['action']}", lang)
             yield f"  {Message.from_dict(finding['reason']).text(lang)} -> {action}"
+        yield from _segment_lines(doc, lang)
+    if not any(doc["layers"]["data"].get("segments", {}).get("parts") for doc in found.look.documents):
+        yield text("watch.segments.none", lang)
     for alert in found.board.open.values():
         why = "; ".join(r.text(lang) for r in alert.reasons)
         severity = text(f"alert.severity.{alert.severity}", lang)

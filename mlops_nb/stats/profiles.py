@@ -25,10 +25,10 @@ from .directions import Directions, Scale, derive, fit_directions
 
 # %% auto #0
 __all__ = ['FloatArray', 'IntArray', 'AnyArray', 'Encoded', 'CUTS', 'LEVEL_BYTES', 'LEVEL_ROOM', 'NEW_LEVELS', 'BUCKETS', 'KINDS',
-           'MANY', 'ColumnProfile', 'JOINT_CUTS', 'JOINT_ROWS', 'KindedColumn', 'HasColumns', 'as_numbers',
-           'NumberProfile', 'choose_cuts', 'count_numbers', 'LevelProfile', 'profile_levels', 'count_levels',
-           'JointProfile', 'build_joint', 'count_joint', 'Profile', 'count_like', 'build_column', 'build_profile',
-           'common_design', 'save_profile', 'load_profile']
+           'MANY', 'ColumnProfile', 'JOINT_CUTS', 'JOINT_ROWS', 'COLUMN_BYTES', 'KindedColumn', 'HasColumns',
+           'as_numbers', 'NumberProfile', 'choose_cuts', 'count_numbers', 'LevelProfile', 'profile_levels',
+           'count_levels', 'JointProfile', 'build_joint', 'count_joint', 'Profile', 'count_like', 'build_column',
+           'build_profile', 'with_segments', 'common_design', 'save_profile', 'load_profile']
 
 # %% ../../nbs/16_stats.profiles.ipynb #types
 FloatArray = NDArray[np.floating[Any]]
@@ -40,6 +40,7 @@ CUTS = 2_000  # cut points of a number column: 40 kB
 LEVEL_BYTES = 44_000  # room for the levels of a column, as they stand in the file
 LEVEL_ROOM = 36  # bytes of a level besides its name
 NEW_LEVELS = 1_000  # levels a window may add before they are pooled
+_CUT = np.dtype([("cut", "<f4"), ("upto", "<i8"), ("below", "<i8")])  # as it stands in the file
 BUCKETS = 512  # buckets of names that stand in for levels which do not all fit
 KINDS = {"number": "number", "datetime": "number", "text": "number", "category": "level", "boolean": "level"}
 
@@ -390,6 +391,47 @@ def build_profile(
     together = build_joint(columns, [c.name for c in contract.columns if c.kind == "number"]) if joint else None
     return Profile(built, rows, _period(days), joint=together)
 
+# %% ../../nbs/16_stats.profiles.ipynb #with-segments
+COLUMN_BYTES = 50_000
+_HEADER = 400  # bytes of a column besides its cut points or levels
+_FEWEST_CUTS = 15
+
+
+def _bytes(
+    p: ColumnProfile,
+) -> int:
+    "Room that a column takes on disk, at most."
+    if isinstance(p, NumberProfile):
+        return _HEADER + _CUT.itemsize * len(p.cuts)
+    return _HEADER + sum(len(level.encode()) + LEVEL_ROOM for level in p.counts) + 8 * len(p.buckets)
+
+
+def _small(
+    values: AnyArray,  # A segment's
+    whole: ColumnProfile,  # The table's
+    segments: int,
+) -> ColumnProfile | None:  # None: it does not fit
+    "A column of one segment."
+    room = (COLUMN_BYTES - _bytes(whole)) // segments - _HEADER
+    if isinstance(whole, LevelProfile):
+        return count_levels(values, kind=whole.kind) if _bytes(whole) - _HEADER <= room else None
+    cuts = min(CUTS, room // _CUT.itemsize)
+    return count_numbers(values, kind=whole.kind, limit=cuts) if cuts >= _FEWEST_CUTS else None
+
+
+def with_segments(
+    profile: Profile,  # Of the whole table
+    columns: Mapping[str, Encoded],  # The table
+    parts: Mapping[str, NDArray[np.bool_]],  # Rows of each segment, by `COLUMN=level`
+) -> Profile:
+    "The profile with those of segments; a segment is the same everywhere in the column it is made by."
+    found = {}
+    for name, rows in parts.items():
+        own = {c: p for c, p in profile.columns.items() if c != name.partition("=")[0]}
+        small = {c: _small(_array(columns[c])[rows], p, len(parts)) for c, p in own.items()}
+        found[name] = Profile({c: p for c, p in small.items() if p}, int(rows.sum()))
+    return replace(profile, segments=found)
+
 # %% ../../nbs/16_stats.profiles.ipynb #merge
 def _lowest(values: Iterable[float | None]) -> float | None:
     return min((v for v in values if v is not None), default=None)
@@ -513,9 +555,6 @@ def common_design(
     return replace(pieces[0], columns=columns, joint=joint)
 
 # %% ../../nbs/16_stats.profiles.ipynb #save
-_CUT = np.dtype([("cut", "<f4"), ("upto", "<i8"), ("below", "<i8")])
-
-
 def _header(
     name: str,
     p: ColumnProfile,
