@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -412,6 +413,12 @@ def test_a_segment_drifts_by_itself_and_shares_alpha(tmp_path: Path) -> None:
     assert price.p_adjusted >= next(f.p_adjusted for f in alone if f.name == "price")
     gone = drift_files(tmp_path / "p", window[window["region"] != "west"])
     assert gone.segments["region=west"].verdict == "inconclusive"
+    whole = Profile.load(tmp_path / "p")
+    counted = replace(whole, segments={n: s.count({}) for n, s in whole.segments.items()})
+    assert compare_profiles(whole, counted).verdict == "inconclusive"
+    assert compare_profiles(whole, counted, strict=False).verdict == "stable", (
+        "a bundle's segments: nobody asked for them"
+    )
     with pytest.raises(InputError, match="no column 'city'"):
         profile_file(base, segment="city")
     with pytest.raises(InputError, match="segments are chosen when the profile is made"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 
 from mlops_nb.core.errors import InputError
+from mlops_nb.monitoring.alerts import symptoms_of
 from mlops_nb.monitoring.hourly import look_by_hour
 from mlops_nb.monitoring.look import look_at, spans, window_name, window_start
 from mlops_nb.monitoring.policy import Indicator, LookPlan, Policy
-from mlops_nb.monitoring.watch import seen_of
+from mlops_nb.monitoring.stage import Setting
+from mlops_nb.monitoring.watch import _segment_lines, seen_of
+from mlops_nb.stats.profiles import with_segments
 from tests.monitored_log import START, draw, leaving_out, log_table, outcomes_table, setting, write, write_day
 
 SETTING = setting()
@@ -65,6 +69,55 @@ def test_a_column_that_the_log_leaves_out_is_not_assessed(tmp_path: Path) -> Non
     assert hours.alarms == ()
 
 
+def by_plan() -> Setting:
+    "The setting of a bundle whose charter names the plan as a segment."
+    drawn = draw(np.random.default_rng(99), 5000)
+    inputs = {"age": drawn["age"].astype("f4"), "plan": drawn["plan"], "paperless": drawn["paperless"]}
+    inputs["since"] = np.array(drawn["since"], "datetime64[D]").astype(np.int64)
+    parts = {f"plan={p}": drawn["plan"] == p for p in ("a", "b")}
+    own = with_segments(
+        replace(SETTING.reference, columns={n: SETTING.reference.columns[n] for n in inputs}), inputs, parts
+    )
+    return replace(SETTING, reference=replace(SETTING.reference, segments=own.segments))
+
+
+def test_each_segment_is_judged_and_a_small_one_unsettles_nobody(tmp_path: Path) -> None:
+    "On the third day the plans change places in a column that keeps its shares."
+    rng = np.random.default_rng(11)
+    for day, rows in enumerate((600, 240, 600)):
+        drawn = draw(rng, rows)
+        if day == 2:
+            swapped = (drawn["plan"] == "b") | (rng.random(rows) < 1 / 6)
+            drawn["paperless"] = np.where(swapped, "true", "false")
+        write(tmp_path, "predictions", log_table(drawn, at(day, 0)), at(day, 0))
+    steady, few, swapped = look_at(tmp_path, by_plan(), at(2, 23.9)).documents
+    assert steady["layers"]["data"]["segments"] == {
+        "state": "stable",
+        "parts": {"plan=a": "stable", "plan=b": "stable"},
+    }
+    assert (few["layers"]["data"]["segments"]["parts"]["plan=b"], few["drift"]["verdict"]) == ("inconclusive", "stable")
+    assert few["layers"]["data"]["state"] == "stable"
+    assert (swapped["drift"]["verdict"], swapped["drift"]["drifted"]) == ("drift", [])
+    assert swapped["layers"]["data"]["state"] == "drift"
+    (found,) = swapped["diagnosis"]
+    assert (found["columns"], found["action"]) == (["plan=a: paperless", "plan=b: paperless"], "wait-labels")
+    told = symptoms_of(swapped, 0.05)["drift"]
+    assert told is not None
+    assert told.reasons[0].text() == "2 columns changed: plan=a: paperless, plan=b: paperless"
+    (line,) = _segment_lines(few, "en")
+    assert line.startswith("  By segment: plan=a stable; plan=b inconclusive (")
+    assert not [*_segment_lines(look_at(tmp_path, SETTING, at(0, 23.9)).documents[0], "en")], "an older bundle has none"
+
+
+def test_a_segment_the_log_leaves_out_is_not_judged(tmp_path: Path) -> None:
+    write(
+        tmp_path, "predictions", leaving_out(log_table(draw(np.random.default_rng(8), 400), at(0, 0)), "plan"), at(0, 0)
+    )
+    (doc,) = look_at(tmp_path, by_plan(), at(0, 23.9)).documents
+    assert doc["layers"]["data"]["segments"] == {"state": "not-assessed", "parts": {}}
+    assert doc["drift"]["verdict"] == "stable"
+
+
 def test_looking_again_sees_the_same(tmp_path: Path) -> None:
     for day in range(3):
         write_day(tmp_path, day, 200)
@@ -93,7 +146,7 @@ def test_labels_of_some_rows_only_are_called_selective(tmp_path: Path) -> None:
     low = np.asarray(table["p.Yes"]) < 0.85
     ids = [i for i, k in zip(table["prediction_id"].to_pylist(), low, strict=True) if k]
     write(tmp_path, "outcomes", outcomes_table(ids, ["No"] * len(ids), at(1)), at(1))
-    facts = look_at(tmp_path, SETTING, at(1)).documents[0]["facts"]
+    facts = look_at(tmp_path, SETTING, at(0, 23.9)).documents[0]["facts"]
     assert next(f for f in facts if f["id"].startswith("window.selective_labels/"))["state"] == "selective"
 
 
