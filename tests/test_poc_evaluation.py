@@ -162,6 +162,32 @@ def test_a_paired_auc_gain_covers_nothing_when_there_is_none() -> None:
     assert np.mean(held) >= 0.90 - 0.055
 
 
+def test_average_precision_of_few_events_is_not_believed_too_much() -> None:
+    def drawn(n: int, seed: int) -> Answers:
+        rng = np.random.default_rng(seed)
+        y = rng.random(n) < 0.1
+        p = 1 / (1 + np.exp(-(rng.normal(size=n) + 4 * y)))
+        return Answers("binary", y.astype(np.int64), probability=np.column_stack([1 - p, p]), classes=("no", "yes"))
+
+    metric = METRICS["average_precision"]
+    truth = metric.value(drawn(100_000, 99))
+    found = [metric.measure(drawn(120, seed), 0.9) for seed in range(40)]
+    assert sum(i.low > truth for i in found) <= 4  # every second one by the bootstrap alone
+    assert sum(i.high < truth for i in found) <= 4
+
+
+def test_macro_f1_of_a_rare_class_is_not_believed_too_much() -> None:
+    metric, truth = METRICS["f1_macro"], np.repeat([0, 1, 2], [98, 100, 2])
+    names = ("a", "b", "c")
+    perfect = metric.measure(Answers("multiclass", truth, truth, classes=names), 0.9)
+    balanced = METRICS["balanced_accuracy"].measure(Answers("multiclass", truth, truth, classes=names), 0.9)
+    assert perfect.high == 1
+    assert balanced.low < perfect.low < 0.9
+    two = truth[truth < 2]
+    unseen = metric.measure(Answers("multiclass", two, two, classes=names), 0.9)
+    assert unseen.low < 2 / 3 + 1e-9, "of a class without a row anything may be true"
+
+
 def test_reliability_and_confusion_count_every_row() -> None:
     for a in (ranked(333, 0.8, 0), classified(333, 0.8, 0)):
         assert sum(int(r["n"]) for r in reliability(a)) == 333

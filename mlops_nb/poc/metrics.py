@@ -186,17 +186,32 @@ def _f1_macro_value(a: Answers) -> float:
     return _macro_f1(_cells(a), len(a.classes))
 
 
-def f1_macro(a: Answers, level: float = LEVEL) -> Interval:
-    "Mean over the classes of F1."
-    k, cells = len(a.classes), _cells(a)
-    return logit_bootstrap(lambda rows: _macro_f1(cells[rows], k), len(a), level, _draws(len(a)))
-
-
 def _draws(
     n: int,  # rows
 ) -> int:
     "Bootstrap draws that stay within seconds."
     return max(50, min(300, 20_000_000 // n))
+
+# %% ../../nbs/23_poc.metrics.ipynb #macro
+def _class_f1(
+    cells: NDArray[np.int64],
+    k: int,
+    level: float,
+) -> list[Interval | None]:  # None for a class that was neither there nor answered
+    "F1 of each class."
+    table = np.bincount(cells, minlength=k * k).reshape(k, k)
+    counts = zip(np.diag(table), table.sum(0), table.sum(1), strict=True)
+    return [f1(int(t), int(c - t), int(r - t), level) if c or r else None for t, c, r in counts]
+
+
+def f1_macro(a: Answers, level: float = LEVEL) -> Interval:
+    "Mean over the classes of F1."
+    k, cells = len(a.classes), _cells(a)
+    found = logit_bootstrap(lambda rows: _macro_f1(cells[rows], k), len(a), level, _draws(len(a)))
+    parts = _class_f1(cells, k, level)
+    down = math.hypot(*(p.value - p.low if p else found.value for p in parts)) / k
+    up = math.hypot(*(p.high - p.value if p else 1 - found.value for p in parts)) / k
+    return replace(found, low=min(found.low, found.value - down), high=max(found.high, found.value + up))
 
 # %% ../../nbs/23_poc.metrics.ipynb #ranking
 def roc_auc(a: Answers, level: float = LEVEL) -> Interval:
@@ -222,28 +237,53 @@ def _average_precision(
 
 
 def _steps(
-    a: Answers,
+    score: FloatArray,
+    events: NDArray[np.bool_],
 ) -> tuple[FloatArray, NDArray[np.intp]]:  # events by falling score; last position of each distinct score
     "The order in which the curve is walked."
-    order = np.argsort(-event_score(a), kind="stable")
-    last = np.flatnonzero(np.append(np.diff(event_score(a)[order]) != 0, True))
-    return event(a)[order].astype(np.float64), last
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+    return events[order].astype(np.float64), last
 
 
 def _average_precision_value(a: Answers) -> float:
-    y, last = _steps(a)
+    y, last = _steps(event_score(a), event(a))
     return _average_precision(y, np.ones(len(y)), last)
 
+# %% ../../nbs/23_poc.metrics.ipynb #precision
+def _with_middle(
+    score: FloatArray,
+    events: NDArray[np.bool_],
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    "One further row of each class; unchanged where there is only one class."
+    if events.all() or not events.any():
+        return score, events
+    middle = [np.median(score[~events]), np.median(score[events])]
+    return np.append(score, middle), np.append(events, [True, False])
 
-def average_precision(a: Answers, level: float = LEVEL) -> Interval:
-    "Area under the precision-recall curve, as a step function."
-    y, last = _steps(a)
+
+def _redrawn_precision(
+    score: FloatArray,
+    events: NDArray[np.bool_],
+    level: float,
+    draws: int,
+) -> Interval:
+    "What redrawn rows say of it."
+    y, last = _steps(score, events)
 
     def on(rows: NDArray[np.intp]) -> float:
         weight = np.bincount(rows, minlength=len(y)).astype(np.float64)
         return _average_precision(weight * y, weight, last)
 
-    return logit_bootstrap(on, len(a), level, _draws(len(a)))
+    return logit_bootstrap(on, len(y), level, draws)
+
+
+def average_precision(a: Answers, level: float = LEVEL) -> Interval:
+    "Area under the precision-recall curve, as a step function."
+    score, events, draws = event_score(a), event(a), _draws(len(a))
+    found = _redrawn_precision(score, events, level, draws)
+    doubted = _redrawn_precision(*_with_middle(score, events), level, draws)
+    return replace(found, low=min(found.low, doubted.low), high=max(found.high, doubted.high))
 
 # %% ../../nbs/23_poc.metrics.ipynb #probabilities
 def brier(a: Answers, level: float = LEVEL) -> Interval:

@@ -277,4 +277,5 @@ def logit_bootstrap(
     center = math.log(inside / (1 - inside))
     half = t_quantile(level, n - 1) * float(logits.std(ddof=1)) if len(logits) > 1 else math.inf
     low, high = (1 / (1 + math.exp(-min(max(center + s * half, -700), 700))) for s in (-1, 1))
+    low, high = 0.0 if low <= edge else low, 1.0 if high >= 1 - edge else high
     return Interval(value, min(low, value), max(high, value), level, "logit-bootstrap", n)
