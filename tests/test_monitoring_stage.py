@@ -208,6 +208,16 @@ def test_the_promise_is_kept_broken_or_open(task: str, metric: str, kept: float,
     assert (found.counts is not None) == (task == "binary")
 
 
+def test_three_labels_break_no_promise_that_needs_more() -> None:
+    log, truth, target = log_of("regression", 600)
+    wrong = outcomes_of([-1000.0 * (i + 1) for i in range(600)])
+    assert realise(log, wrong, target, "w", "r2", 0.5).state == "no-go"
+    few = realise(log, wrong.slice(0, 3), target, "w", "r2", 0.5)
+    assert (few.labelled, few.state) == (3, "conditional")
+    assert realise(log, outcomes_of(truth).slice(0, 12), target, "w", "mae", 1e9).state == "conditional"
+    assert realise(log, outcomes_of(truth), target, "w", "mae", 1e9).state == "go"
+
+
 @pytest.mark.parametrize("task", ["binary", "regression"])
 def test_outcomes_join_by_unit_and_the_latest_counts(task: str) -> None:
     log, truth, target = log_of(task, 300)

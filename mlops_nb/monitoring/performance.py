@@ -18,8 +18,9 @@ from ..core.facts import Fact
 from ..data.contract import Contract, Target
 from .rehearsal import OUTCOME_KIND
 from .tables import encode_table, rows_of_level, withheld_in
+from ..poc.evaluation import FEWEST_FOR_NO, counted_rows, fewest_rows
 from ..poc.metrics import Answers, Metric, called, event, metric_for
-from ..stats.intervals import proportion, to_fact
+from ..stats.intervals import Interval, proportion, to_fact
 from ..stats.profiles import Encoded, Profile, build_column
 
 # %% auto #0
@@ -213,6 +214,7 @@ _MORE = {
     "regression": ("r2", "rmse", "mae"),
 }
 _STATES = {"met": "go", "missed": "no-go", "straddles": "conditional"}
+_ANY_ROWS = ("wilson-exact", "auc-wilson")  # methods whose rate holds with any number of rows
 
 
 @dataclass(frozen=True)
@@ -238,8 +240,21 @@ def _fact(
         found = metric.decide(answers) if threshold is not None else metric.measure(answers, 0.9)
     except (InputError, ValueError, ZeroDivisionError):
         return Fact(id, None, n=len(answers), threshold=threshold, state="not-assessed")
-    state = "" if threshold is None else _STATES[found.side(threshold, metric.higher_is_better)]
+    state = "" if threshold is None else _judged(metric, answers, found, threshold)
     return to_fact(found, id, threshold=threshold, state=state)
+
+
+def _judged(
+    metric: Metric,
+    answers: Answers,
+    found: Interval,
+    threshold: float,
+) -> str:  # go, no-go or conditional
+    "The state of a promise, unknown while the rows are too few for the interval."
+    side = found.side(threshold, metric.higher_is_better)
+    need = FEWEST_FOR_NO if side == "missed" else fewest_rows(metric, threshold)
+    few = found.method not in _ANY_ROWS and counted_rows(metric, answers) < need
+    return "conditional" if few else _STATES[side]
 
 # %% ../../nbs/54_monitoring.performance.ipynb #counts
 def _counts(
