@@ -25,6 +25,8 @@ from mlops_nb.monitoring.persistence import Persistence, persist
 from mlops_nb.monitoring.tables import Field, Fields, find_fields
 from mlops_nb.stats.profiles import Encoded, Profile, build_profile
 from tests.conftest import Cli
+from tests.monitored_log import bundle, draw
+from tests.small_bundle import CONTRACT
 
 LEVELS = np.array([f"l{i}" for i in range(30)], object)
 ZIPF = 1 / np.arange(1, 31)
@@ -423,6 +425,14 @@ def test_a_segment_drifts_by_itself_and_shares_alpha(tmp_path: Path) -> None:
         profile_file(base, segment="city")
     with pytest.raises(InputError, match="segments are chosen when the profile is made"):
         drift_files(tmp_path / "p", window, segment="kept")
+
+
+def test_a_table_with_labels_against_a_bundle_that_has_none() -> None:
+    drawn = draw(np.random.default_rng(8), 400)
+    table = pd.DataFrame({n: drawn[n] for n in ("age", "plan", "since", "paperless")})
+    labelled = table.assign(**{CONTRACT.target.name: drawn["truth"]})
+    assert [f.name for f in drift_files(bundle().path, labelled).features] == [*table.columns]
+    assert drift_files(bundle().path, labelled.assign(loyalty=1)).drifted == ("loyalty",)
 
 
 def test_a_change_that_lasts_and_one_that_does_not() -> None:

@@ -557,7 +557,7 @@ def _row(
     limits = f"{number(feature.effect_low, lang)} – {number(feature.effect_high, lang)}"
     p = feature.p_adjusted
     shown = "< " + number(0.001, lang) if p is not None and p < 0.001 else number(p, lang)
-    effect = f"{number(feature.effect, lang)} ({limits})"
+    effect = "–" if feature.test == "schema" else f"{number(feature.effect, lang)} ({limits})"
     needed = number(feature.n_needed, lang)
     return feature.name, label(f"drift.state.{feature.state}", lang), _change(feature, lang), effect, shown, needed
 
@@ -597,6 +597,19 @@ def _caption(
     return text("drift.caption", lang, state=state, alpha=verdict.alpha, **sizes, **counts)
 
 
+def _segment_line(
+    name: str,  # COLUMN=level
+    part: DriftVerdict,
+    lang: str,
+) -> str:
+    "A segment in one line; what would decide it, where it is undecided."
+    sizes = {"rows": part.rows_current, "reference": part.rows_reference}
+    counts = {"drifted": len(part.drifted), "columns": len(part.features)}
+    state = label(f"drift.state.{part.verdict}", lang)
+    key = "drift.segment.needed" if part.verdict == "inconclusive" and part.n_needed else "drift.segment"
+    return text(key, lang, name=name, state=state, needed=part.n_needed, **sizes, **counts)
+
+
 def drift_text(
     verdict: DriftVerdict,
     lang: str = "en",
@@ -605,5 +618,5 @@ def drift_text(
     told = [f for f in _ordered(verdict) if f.state != "stable"]
     lines = ["  ".join(cell for cell in _row(f, lang) if cell != "–") for f in told]
     notes = [note.text(lang) for note in verdict.notes]
-    parts = [f"{name}: {_caption(part, lang)}" for name, part in verdict.segments.items()]
+    parts = [_segment_line(name, part, lang) for name, part in verdict.segments.items()]
     return "\n".join([_caption(verdict, lang), *lines, *notes, *parts])

@@ -222,8 +222,10 @@ def load_reference(
         return Profile.load(folder), ()
     from mlops_nb.data.contract import load_contract
 
-    private = tuple(c.name for c in load_contract(folder / "contract.json").columns if c.private)
-    return Profile.load(folder / "profile"), private
+    contract = load_contract(folder / "contract.json")
+    private = tuple(c.name for c in contract.columns if c.private)
+    aside = (contract.time, *contract.unused_names)  # a table may hold them; the first orders its rows
+    return replace(Profile.load(folder / "profile"), ignored=aside), private
 
 # %% ../../nbs/51b_monitoring.files.ipynb #drift-files
 def drift_windows(

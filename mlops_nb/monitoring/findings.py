@@ -5,6 +5,7 @@
 # %% ../../nbs/55_monitoring.findings.ipynb #imports
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -66,6 +67,8 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         "JSON form."
         args = {"column": ", ".join(self.columns), **self.evidence}
+        if args.get("p", -1) >= 0:  # readers see three decimals: at most 0.001, never 0.000
+            args["p"] = max(1, math.ceil(1000 * args["p"])) / 1000
         return {
             "cause": self.cause,
             "action": self.action,

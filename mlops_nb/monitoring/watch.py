@@ -240,7 +240,7 @@ def _segment_lines(
     if parts:
         own = doc["drift"]["segments"]
         yield "  " + text(
-            "watch.segments", lang, told="; ".join(_part_told(n, s, own[n], lang) for n, s in parts.items())
+            "watch.segments", lang, told=" · ".join(_part_told(n, s, own[n], lang) for n, s in parts.items())
         )
 
 # %% ../../nbs/59a_monitoring.watch.ipynb #lines
@@ -255,7 +255,7 @@ def _lines(
         yield text("watch.window", lang, name=doc["name"], state=state, rows=doc["rows"]) + still
         for finding in doc["diagnosis"]:
             action = text(f"action.{finding['action']}", lang)
-            yield f"  {Message.from_dict(finding['reason']).text(lang)} -> {action}"
+            yield f"  {Message.from_dict(finding['reason']).text(lang).strip()} -> {action}"
         yield from _segment_lines(doc, lang)
     if not any(doc["layers"]["data"].get("segments", {}).get("parts") for doc in found.look.documents):
         yield text("watch.segments.none", lang)
