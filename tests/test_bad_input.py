@@ -147,3 +147,15 @@ def test_a_parquet_table_works_like_a_csv(cli: Cli, tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "loans.parquet")
     assert cli("init", tmp_path / "ws", "--data", tmp_path / "loans.parquet", "--target", "defaulted").returncode == 0
     assert cli("data", tmp_path / "ws").returncode == 0
+
+
+def test_a_place_that_cannot_be_written_is_named_and_is_no_fault_of_ours(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(GOOD)
+    for place, *arguments in (
+        (tmp_path / "t.csv" / "ws", "init", tmp_path / "t.csv" / "ws", "--example", "churn"),
+        (tmp_path / "t.csv" / "k.toml", "kpi", "write", "churn", tmp_path / "t.csv" / "k.toml"),
+    ):
+        done = cli(*arguments)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert str(place.parent) in one_line(done.stderr)
+    assert (tmp_path / "t.csv").read_text() == GOOD

@@ -5,6 +5,7 @@
 # %% ../../nbs/90_cli.common.ipynb #imports
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import MlopsError
+from ..core.errors import InputError, MlopsError
 from ..core.facts import Fact
 from ..core.files import plain
 from ..core.messages import label, text
@@ -86,11 +87,35 @@ def _leave(
 
         leave_failure(Workspace("."), error)
 
+# %% ../../nbs/90_cli.common.ipynb #refused
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_CLOSED = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+)
+
+
+def _place_error(
+    error: BaseException,
+) -> BaseException:  # An `InputError` for what the file system refuses, else the error itself
+    "An error of the system in words a person can act on."
+    if not isinstance(error, OSError) or error.errno not in _FULL | _CLOSED:
+        return error
+    if error.errno in _FULL:
+        return InputError(error.strerror or "no room", where=str(error.filename or ""), fix="make room there")
+    if not isinstance(error.filename, str | Path):
+        return error  # a signal or a socket, not a place
+    place = Path(error.filename)
+    shown = place.parent if place.name.startswith(".") else place  # our own half-written file says nothing to anybody
+    return InputError(
+        error.strerror or "refused", where=str(shown), fix="choose another place, or ask for the right to use this one"
+    )
+
 # %% ../../nbs/90_cli.common.ipynb #ending
 def _ending(
     error: BaseException,
 ) -> int:  # Exit code
     "Say how a command failed."
+    error = _place_error(error)
     if isinstance(error, MlopsError):
         warn(str(error))
         _leave(error)

@@ -62,6 +62,8 @@ def init(
         raise InputError("say where the table comes from", fix="use --data FILE --target COL, or --example churn")
     if data and not target:
         raise InputError("which column is to be predicted?", where="--target", fix="add --target COL")
+    if task not in ("", "binary", "multiclass", "regression"):
+        raise InputError(f"unknown task '{task}'", where="--task", fix="use binary, multiclass or regression")
     asked = {"task": task, "positive": positive, "time": time, "unit_id": unit_id}
     ws = init_from_file(folder, data, target, **asked) if data else init_example(folder, example)
     say(f"{ws.root}: edit charter.toml and notebooks/poc.ipynb, then run: mlops-nb run {shlex.quote(str(folder))}")
