@@ -19,6 +19,7 @@ __all__ = ['FEWEST_WINDOWS', 'Limits', 'prediction_limits', 'follows_itself', 'C
 
 # %% ../../nbs/54f_monitoring.control.ipynb #limits
 FEWEST_WINDOWS = 6  # with fewer, the limits are too wide to be left
+_NOISE = 1e-9  # of a figure: what its last digits do
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Limits:
     centre: float
     n: int  # windows they come from
     follows: bool = False  # whether the figures follow their own past, so that the limits are no guide
+    even: bool = False  # whether they were all the same, too few of them to call a departure rare
 
 
 def prediction_limits(
@@ -42,6 +44,9 @@ def prediction_limits(
         return None
     values = np.asarray(past, np.float64)
     centre, s = float(values.mean()), float(values.std(ddof=1))
+    if s <= _NOISE * abs(centre):
+        least = _NOISE * abs(centre)
+        return Limits(centre - least, centre + least, centre, n, even=(n / (n + 1)) ** n / (n + 1) > alpha)
     half = t_quantile(1 - alpha, n - 1) * s * math.sqrt(1 + 1 / n)
     return Limits(centre - half, centre + half, centre, n, follows_itself(values))
 
@@ -92,7 +97,7 @@ def judge_figure(
     if limits is None or (limits.follows and limits.low <= value <= limits.high):
         return Controlled(name, value, "not-assessed" if limits is None else "inconclusive", limits, tuple(same))
     inside = limits.low <= value <= limits.high
-    state = "in-control" if inside else "inconclusive" if limits.follows else "out-of-control"
+    state = "in-control" if inside else "inconclusive" if limits.follows or limits.even else "out-of-control"
     return Controlled(name, value, state, limits, tuple(same))
 
 

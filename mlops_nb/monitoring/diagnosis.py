@@ -260,7 +260,9 @@ def _business(
 ) -> Iterator[Finding]:
     "A business figure outside of its limits, where the windows before are a guide."
     limits = prediction_limits(kpi.past, KPI_ALPHA) if kpi else None
-    if kpi and limits and not limits.follows and not limits.low <= kpi.value <= limits.high:
+    if not kpi or limits is None or limits.follows or limits.even:
+        return
+    if not limits.low <= kpi.value <= limits.high:
         yield Finding("business-only", (kpi.name,), {"value": kpi.value, "low": limits.low, "high": limits.high})
 
 # %% ../../nbs/55d_monitoring.diagnosis.ipynb #ruled
