@@ -20,6 +20,7 @@ from ..core.facts import Fact, find
 from ..core.files import read_json
 from ..core.workspace import Evidence, Workspace, evidence_of
 from ..ledger import Entry, Ledger
+from ..poc.drills import DRILL_DAYS
 from ..stats.intervals import Interval, proportion
 from .roi import KEEP_TAIL, RETIRE_TAIL
 
@@ -153,7 +154,7 @@ def ranked(
     return (*sorted(told, key=lambda x: (-(x.chance or 0), -(x.net or 0))), *rest)
 
 # %% ../../nbs/68_value.portfolio.ipynb #rhythm
-RHYTHM_DAYS = {"drift": 7, "roi": 91, "drill": 182, "audit": 365}
+RHYTHM_DAYS = {"drift": 7, "roi": 91, "drill": DRILL_DAYS, "audit": 365}
 
 
 @dataclass(frozen=True)
