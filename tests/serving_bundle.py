@@ -198,6 +198,10 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+# A busy machine stands still for longer than callers wait; tests of deadlines and time limits set their own.
+PATIENT = {"serve_deadline_ms": 20_000, "serve_model_timeout_ms": 5_000}
+
+
 @dataclass
 class Running:
     "A server in a process of its own."
@@ -219,7 +223,7 @@ class Running:
         "Stop it and give its exit code."
         if self.process.poll() is None:
             self.process.send_signal(sig)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=120)
 
     def metric(self, line: str) -> float:
         "The value of one metric."
@@ -242,22 +246,22 @@ def running(
     **settings: Any,
 ) -> Iterator[Running]:
     "The real server, through its command, with settings from the environment."
-    port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    environ = {**os.environ, **(environ or {}), **{f"MLOPS_NB_{k.upper()}": str(v) for k, v in settings.items()}}
-    command = [*SERVE, *map(str, bundles), "--port", str(port)]
+    told = {f"MLOPS_NB_{k.upper()}": str(v) for k, v in (PATIENT | settings).items()}
+    environ = {**os.environ, **(environ or {}), **told}
+    command = [*SERVE, *map(str, bundles), "--port", "0"]  # its own choice: one that was free may be taken by now
     command += ["--log-dir", str(folder / "logs"), "--state-dir", str(folder / "state"), *arguments]
     errors = folder / "server.err"
     with errors.open("wb") as err:
         process = subprocess.Popen(command, env=environ, stderr=err, preexec_fn=preexec)
-    url = f"{scheme}://127.0.0.1:{port}"
-    client = httpx.Client(base_url=url, headers=headers, timeout=20, verify=verify, trust_env=False)
-    server = Running(process, client, url, port, folder / "logs", folder / "state", errors)
     try:
-        wait_ready(server)
-        yield server
+        port = listening(process, errors)
+        url = f"{scheme}://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, headers=headers, timeout=60, verify=verify, trust_env=False) as client:
+            server = Running(process, client, url, port, folder / "logs", folder / "state", errors)
+            wait_ready(server)
+            yield server
     finally:
-        client.close()
         if process.poll() is None:
             process.terminate()
             try:
@@ -267,14 +271,29 @@ def running(
                 process.wait()
 
 
-def wait_ready(server: Running, timeout_s: float = 30.0) -> None:
-    "Until the server says so."
+def looks(process: subprocess.Popen[bytes], errors: Path, timeout_s: float) -> Iterator[None]:
+    "As long as a server may still become what it should; raises when it ends, or takes too long."
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        if server.process.poll() is not None:
-            raise RuntimeError(f"the server ended with {server.process.returncode}: {server.errors.read_text()}")
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}: {errors.read_text()}")
+        yield
+        time.sleep(0.05)
+    raise RuntimeError(f"not ready: {errors.read_text()}")
+
+
+def listening(process: subprocess.Popen[bytes], errors: Path, timeout_s: float = 120.0) -> int:  # Port
+    "Where a server listens, once it says so."
+    for _ in looks(process, errors, timeout_s):
+        for line in errors.read_bytes().rpartition(b"\n")[0].splitlines():
+            if b'"listening"' in line:
+                return int(json.loads(line)["port"])
+    raise AssertionError("looks() ends by raising")
+
+
+def wait_ready(server: Running, timeout_s: float = 120.0) -> None:
+    "Until the server says so."
+    for _ in looks(server.process, server.errors, timeout_s):
         with contextlib.suppress(httpx.TransportError):
             if server.client.get("/v2/health/ready").status_code == 200:
                 return
-        time.sleep(0.05)
-    raise RuntimeError(f"not ready: {server.errors.read_text()}")

@@ -12,15 +12,17 @@ import contextlib
 import json
 import os
 import resource
+import selectors
 import signal
 import socket
+import statistics
 import struct
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,10 @@ from mlops_nb.core.processes import die_with_parent
 from mlops_nb.serving.identity import new_key
 from mlops_nb.serving.log import read_log
 from tests.serving_bundle import ENDLESS, NOT_A_NUMBER, POISON, ROW, Running, expected
-from tests.serving_lab import Lab, Raw, ask, breakers, counts, mood, post, until
+from tests.serving_lab import Lab, Raw, ask, breakers, counts, mood, patience, post, stopped, until
 from tests.serving_patches import PATCHES
 
-SLOW = {"sleep_s": 0.04}  # a batch of whatever size
+SLOW = {"sleep_s": 0.1}  # a batch of whatever size; too long for more than a row at a time
 RULE = {"No": 0.75, "Yes": 0.25}  # what the rule of the bundle says about ROW
 
 
@@ -66,7 +68,7 @@ def fault(id: str, expected: str, *guards: str, slow: bool = False) -> Callable[
     return register
 
 
-def together(server: Running, requests: Iterable[dict[str, Any]], timeout_s: float = 20.0) -> list[httpx.Response]:
+def together(server: Running, requests: Iterable[dict[str, Any]], timeout_s: float = 60.0) -> list[httpx.Response]:
     "Requests that are all under way at once, and their answers in order."
 
     async def story() -> list[httpx.Response]:
@@ -80,6 +82,46 @@ def together(server: Running, requests: Iterable[dict[str, Any]], timeout_s: flo
 def request(*rows: dict[str, Any], **headers: str) -> dict[str, Any]:
     "A request to `/predict`."
     return {"json": {"rows": rows or [ROW]}, "headers": {k.replace("_", "-"): v for k, v in headers.items()}}
+
+
+Reply = tuple[int, dict[bytes, bytes], dict[str, Any]]  # status, headers and body
+
+
+def at_once(server: Running, times: int, *fields: bytes) -> Iterator[Reply]:  # As they come
+    "As many requests for one row, on a connection each, that the server finds all there."
+    with contextlib.ExitStack() as stack, selectors.DefaultSelector() as waiting:
+        callers = [stack.enter_context(Raw(server)) for _ in range(times)]
+        with stopped(server):
+            for caller in callers:
+                caller.send(post(json.dumps({"rows": [ROW]}).encode(), "/predict", *fields))
+                waiting.register(caller.socket, selectors.EVENT_READ, caller)
+        while waiting.get_map():
+            came = waiting.select(patience["s"])
+            assert came, "nobody is answered any more"
+            for key, _ in came:
+                waiting.unregister(key.fileobj)
+                status, headers, body = key.data.answer()
+                yield status, headers, json.loads(body)
+
+
+def told_at_once(server: Running, replies: Iterable[Reply], wanted: Callable[[Reply], bool], n: int) -> list[Reply]:
+    "All replies; before `n` of the wanted ones have come, the primary has not worked for two seconds."
+    found, before = [], counts(server)["rows"]
+    for reply in replies:
+        found.append(reply)
+        if wanted(reply) and sum(map(wanted, found)) == n:
+            assert counts(server)["rows"] - before < 20, "they are not told at once"
+    return found
+
+
+def reason_in(server: Running, timeout_ms: int) -> str:
+    "Why a caller in a hurry is not answered by the primary; refused, when a busy machine was not even in time for that."
+    reply = server.client.post("/predict", json={"rows": [ROW]}, headers={"x-request-timeout-ms": str(timeout_ms)})
+    return _reason(reply.json()) if reply.status_code == 200 else "refused"
+
+
+def _reason(body: dict[str, Any]) -> str:
+    return str(body["predictions"][0]["reason"])
 
 
 def leave(caller: Raw) -> None:
@@ -119,7 +161,7 @@ def a_caller_that_leaves(lab: Lab) -> None:
     server = lab.moods(doubles=["moods", "leaving_cancels"], serve_lane="thread")
     rows = [ROW | {"tenure": t} for t in (1, 2, 3, 4)]
     # a deadline of its own takes a request out of the short way; two rows, so that batches are of several jobs
-    bodies = [post(json.dumps({"rows": [r, r]}).encode(), "/predict", b"x-request-timeout-ms: 5000") for r in rows]
+    bodies = [post(json.dumps({"rows": [r, r]}).encode(), "/predict", b"x-request-timeout-ms: 20000") for r in rows]
     with mood(server, sleep_s=0.25), Raw(server) as a, Raw(server) as b, Raw(server) as c, Raw(server) as d:
         for caller, body in zip((a, b, c, d), bodies, strict=True):
             caller.send(body)
@@ -145,10 +187,9 @@ def a_caller_that_leaves_its_turn(lab: Lab) -> None:
         for raw in (a, b, c):
             raw.send(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
             raw.answer()
-        os.kill(server.process.pid, signal.SIGSTOP)  # so that one turn of the loop reads all three
-        for raw, row in zip((a, b, c), rows, strict=True):
-            raw.send(post(json.dumps({"rows": [row]}).encode()))
-        os.kill(server.process.pid, signal.SIGCONT)
+        with stopped(server):
+            for raw, row in zip((a, b, c), rows, strict=True):
+                raw.send(post(json.dumps({"rows": [row]}).encode()))
         server.client.get("/v2/health/live")
         leave(a)
         for raw, row in ((b, rows[1]), (c, rows[2])):
@@ -166,27 +207,27 @@ def a_caller_that_leaves_its_turn(lab: Lab) -> None:
     slow=True,
 )
 def a_graph_that_never_ends(lab: Lab) -> None:
-    server = lab.server(lab.bundle(lite=True), serve_model_timeout_ms=200)
+    server = lab.server(lab.bundle(lite=True), serve_model_timeout_ms=400)
+    row = ROW | {"tenure": ENDLESS}
     for _ in range(4):
-        row = ROW | {"tenure": ENDLESS}
         found = ask(server, row)[0]
         assert (found["degraded"], found["reason"] in ("timeout", "breaker_open")) == (True, True)
         assert same([found], [row]), "the lighter model's answer"
-    assert ask(server)[0]["reason"] == "breaker_open"
+    until(lambda: ask(server, row)[0]["reason"] == "breaker_open")
     assert until(lambda: ask(server)[0]["reason"] == "")
     assert breakers(server)["primary"] == "closed"
-    assert server.metric("runs_ended_total") >= 3
+    until(lambda: server.metric("runs_ended_total") >= 3)
 
 
 @fault("F4", "its thread is replaced and counted, the lighter model answers", "no_thread_is_replaced", slow=True)
 def a_model_that_hangs_in_native_code(lab: Lab) -> None:
-    server = lab.moods(serve_lane="thread", serve_model_timeout_ms=200)
+    server = lab.moods(serve_lane="thread", serve_model_timeout_ms=400)
     with mood(server, hang=True):
         for _ in range(3):
             found = ask(server)[0]
             assert (found["degraded"], found["reason"]) == (True, "timeout")
             assert same([found], [ROW])
-        assert ask(server)[0]["reason"] == "breaker_open"
+        until(lambda: ask(server)[0]["reason"] == "breaker_open")
     assert until(lambda: ask(server)[0]["reason"] == "")
     assert until(lambda: server.metric("threads_replaced_total") >= 3)
 
@@ -206,11 +247,12 @@ def an_answer_of_another_shape(lab: Lab) -> None:
 @fault("F6", "the breaker opens on slow batches; every caller is answered; it finds back", "slow_is_well", slow=True)
 def a_model_that_gets_slower_and_slower(lab: Lab) -> None:
     server = lab.moods(serve_lane="thread", serve_deadline_ms=100)  # what callers expect who do not say
-    patient = {"x-request-timeout-ms": "5000"}
+    patient = {"x-request-timeout-ms": "20000"}
     for sleep_s in (0.01, 0.02, 0.05, 0.15, 0.15, 0.15, 0.15):
         with mood(server, sleep_s=sleep_s):
             assert same(ask(server, headers=patient), [ROW])
-    assert ask(server, headers=patient)[0]["reason"] == "breaker_open"
+    with mood(server, sleep_s=0.15):
+        until(lambda: ask(server, headers=patient)[0]["reason"] == "breaker_open")
     assert until(lambda: ask(server)[0]["reason"] == "")
 
 
@@ -225,9 +267,8 @@ def a_slow_spell_under_short_deadlines(lab: Lab) -> None:
     with mood(server, sleep_s=0.2):
         for _ in range(5):
             ask(server)
-        found = ask(server, headers={"x-request-timeout-ms": "50"})[0]
-        assert (found["degraded"], found["reason"]) == (True, "overload")
-    assert until(lambda: ask(server, headers={"x-request-timeout-ms": "50"})[0]["reason"] == "")
+        until(lambda: reason_in(server, 100) == "overload")
+    until(lambda: reason_in(server, 100) == "")
 
 
 @fault("F7", "the rule answers, flagged as degraded", "no_rule")
@@ -247,16 +288,17 @@ def every_model_down(lab: Lab) -> None:
     "F8", "what cannot be in time is refused with reason and Retry-After; the rest is answered", "everybody_is_admitted"
 )
 def five_times_too_many(lab: Lab) -> None:
-    server = lab.moods(at_load=SLOW, serve_lane="thread", serve_overload="refuse")  # about 50 rows a second
+    server = lab.moods(at_load=SLOW, serve_lane="thread", serve_overload="refuse")  # ten rows a second
     with mood(server, **SLOW):
-        replies = together(server, [request(x_request_timeout_ms="600")] * 200)
-    told = Counter(r.status_code for r in replies)
+        asked = at_once(server, 200, b"x-request-timeout-ms: 4000")
+        replies = told_at_once(server, asked, lambda r: r[0] == 503, 100)
+    told = Counter(status for status, _, _ in replies)
     assert set(told) <= {200, 503, 504}
-    assert told[200] >= 8, told
+    assert told[200] >= 5, told
     assert told[503] >= 100, told
-    for r in replies:
-        if r.status_code == 503:
-            assert (r.json()["error"]["code"], int(r.headers["retry-after"]) >= 1) == ("overload", True)
+    for status, headers, body in replies:
+        if status == 503:
+            assert (body["error"]["code"], int(headers[b"retry-after"]) >= 1) == ("overload", True)
     assert told[504] <= 60, "few are let in to be told later that it was in vain"
     assert ask(server)[0]["reason"] == ""
 
@@ -265,12 +307,13 @@ def five_times_too_many(lab: Lab) -> None:
 def too_many_for_the_primary(lab: Lab) -> None:
     server = lab.moods(at_load=SLOW, serve_lane="thread", serve_overload="lite")
     with mood(server, **SLOW):
-        replies = together(server, [request(x_request_timeout_ms="600")] * 100)
-    told = Counter(r.json()["predictions"][0]["reason"] if r.status_code == 200 else r.status_code for r in replies)
-    assert set(told) <= {"", "overload", 504}
+        asked = at_once(server, 150, b"x-request-timeout-ms: 6000")
+        replies = told_at_once(server, asked, lambda r: r[0] == 200 and _reason(r[2]) == "overload", 50)
+    told = Counter(_reason(body) if status == 200 else status for status, _, body in replies)
+    assert set(told) <= {"", "overload", 503, 504}
     assert told["overload"] >= 50, told
-    assert told[""] >= 8, told
-    assert all(same(r.json()["predictions"], [ROW]) for r in replies if r.status_code == 200)
+    assert told[""] >= 5, told
+    assert all(same(body["predictions"], [ROW]) for status, _, body in replies if status == 200)
 
 
 @fault("F16", "not ready first; whoever was accepted is answered and logged", "stops_at_once", slow=True)
@@ -280,7 +323,7 @@ def sigterm_under_load(lab: Lab) -> None:
     failures: list[str] = []
 
     def client() -> None:
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=10) as c:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as c:
             while True:
                 try:
                     answered.append(c.post("/predict", json={"rows": [ROW]}).status_code)
@@ -297,8 +340,8 @@ def sigterm_under_load(lab: Lab) -> None:
     server.process.send_signal(signal.SIGTERM)
     until(lambda: server.client.get("/v2/health/ready").status_code == 503)
     for t in threads:
-        t.join(timeout=10)
-    assert server.process.wait(timeout=10) == 0
+        t.join(timeout=60)
+    assert server.process.wait(timeout=60) == 0
     assert not failures, failures
     assert set(answered) == {200}
     assert read_log(server.log_dir).num_rows == len(answered), "the log was flushed"
@@ -322,7 +365,7 @@ def _fresh(server: Running, times: int) -> list[dict[str, Any]]:
     "One prediction on each of several new connections."
     found = []
     for _ in range(times):
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=10) as c:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as c:
             found.append(c.post("/predict", json={"rows": [ROW]}).json()["predictions"][0])
     return found
 
@@ -369,7 +412,7 @@ def a_worker_that_is_stopped(lab: Lab) -> None:
     server.client.close()
     os.kill(victim, signal.SIGSTOP)
     try:
-        server.client = httpx.Client(base_url=server.url, timeout=20, trust_env=False)
+        server.client = httpx.Client(base_url=server.url, timeout=60, trust_env=False)
         assert len(_fresh(server, 20)) == 20
         late = server.client.post("/admin/rollback")
         assert late.status_code == 504
@@ -377,7 +420,6 @@ def a_worker_that_is_stopped(lab: Lab) -> None:
     finally:
         os.kill(victim, signal.SIGCONT)
     until(lambda: len(set(server.client.get("/admin/status").json()["workers"].values())) == 1)
-    time.sleep(0.0)
     until(lambda: {round(p["probability"]["Yes"], 5) for p in _fresh(server, 10)} == {round(expected(ROW, 1.0), 5)})
 
 
@@ -399,7 +441,7 @@ def a_head_without_end(lab: Lab) -> None:
 @fault("F19", "the connection is ended in time", "no_end_of_patience")
 def a_head_that_does_not_come(lab: Lab) -> None:
     server = lab.server(serve_body_timeout_s=1.0)
-    with Raw(server, timeout_s=5) as silent, Raw(server, timeout_s=5) as half:
+    with Raw(server, timeout_s=15) as silent, Raw(server, timeout_s=15) as half:
         half.send(HEAD)
         assert half.answer()[0] in (0, 408)
         assert silent.answer()[0] in (0, 408)
@@ -409,7 +451,7 @@ def a_head_that_does_not_come(lab: Lab) -> None:
 def a_body_too_large_or_too_late(lab: Lab) -> None:
     server = lab.server(serve_body_timeout_s=1.0)
     for more, status in ((b"content-length: 100\r\n\r\n{", 408), (b"content-length: 1000000000\r\n\r\n", 413)):
-        with Raw(server, timeout_s=5) as raw:
+        with Raw(server, timeout_s=15) as raw:
             raw.send(HEAD + more)
             assert raw.answer()[0] == status
             assert raw.closed()
@@ -573,11 +615,10 @@ def a_dead_collector(lab: Lab) -> None:
         deaf.listen(64)
         endpoint = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1/traces"
         server = lab.server(alone=True, serve_otel_endpoint=endpoint, serve_otel_ratio=1.0)
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=1.5) as c:  # the caller's own patience
-            for _ in range(100):
-                assert c.post("/predict", json={"rows": [ROW]}).status_code == 200
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=15) == 0
+        replies = [server.client.post("/predict", json={"rows": [ROW]}) for _ in range(11)]
+        assert {r.status_code for r in replies} == {200}
+        assert statistics.median(r.elapsed.total_seconds() for r in replies) < 1.5, "each of them waited"
+        assert server.stop() == 0
     server = lab.server(alone=True, serve_otel_endpoint=endpoint, serve_otel_ratio=1.0)  # now nobody listens there
     assert same(ask(server), [ROW])
 
@@ -591,29 +632,35 @@ def _small_files() -> None:
 @fault("F24", "predictions go on, what is lost is counted; audit refuses instead", "log_errors_not_caught", slow=True)
 def a_full_disk(lab: Lab) -> None:
     server = lab.server(alone=True, preexec=_small_files, serve_log="audit", serve_body_limit_bytes=2**20)
-    refused = None
+    refused, answered = None, 0
     for _ in range(40):
         reply = server.client.post("/predict", json={"rows": [ROW] * 100})
         if reply.status_code != 200:
             refused = reply
             break
+        answered += 100
     assert refused is not None, "the disk was never full"
     assert refused.status_code == 503
     assert refused.json()["error"]["code"] == "log"
     assert int(refused.headers["retry-after"]) >= 1
     until(lambda: server.metric('log_rows_total{state="dropped"}') > 0)
     assert server.client.get("/v2/health/live").status_code == 200
+    server.process.kill()
+    assert server.process.wait() == -signal.SIGKILL
+    assert read_log(server.log_dir)["status"].to_pylist().count("ok") == answered, "whoever was answered is on disk"
 
 
 @fault("F24", "predictions do not wait; what does not fit into the queue is counted", "log_queue_unbounded", slow=True)
 def a_slow_disk(lab: Lab) -> None:
     server = lab.server(doubles=["slow_disk"], alone=True, serve_log_queue_rows=50)
-    for _ in range(100):
-        ask(server, *[ROW] * 5)
-    until(lambda: server.metric('log_rows_total{state="dropped"}') >= 100)
+    with mood(server, "disk", slow=True):
+        for _ in range(100):
+            ask(server, *[ROW] * 5)
+        until(
+            lambda: server.metric('log_rows_total{state="dropped"}') >= 400
+        )  # 50 wait for the thread, 50 at most it has
     assert server.metric('requests_total{route="predict",status="200"}') == 100
-    written = until(lambda: server.metric('log_rows_total{state="written"}'))
-    assert written + server.metric('log_rows_total{state="dropped"}') <= 500
+    until(lambda: sum(server.metric(f'log_rows_total{{state="{s}"}}') for s in ("written", "dropped")) == 500)
 
 
 @fault("F26", "an open breaker closes, deadlines hold, the log goes on", "durations_by_the_wall_clock", slow=True)
@@ -624,8 +671,8 @@ def a_wall_clock_that_jumps(lab: Lab) -> None:
         with mood(server, **{"raise": True}):
             until(lambda: ask(server, ROW, ROW)[0]["reason"] == "breaker_open")
         (server.log_dir.parent / "clock").write_text(str(skew))
-        assert until(lambda: ask(server)[0]["reason"] == "", 8)
-    assert ask(server, headers={"x-request-timeout-ms": "500"})[0]["reason"] == ""
+        assert until(lambda: ask(server)[0]["reason"] == "")
+    assert ask(server, headers={"x-request-timeout-ms": "5000"})[0]["reason"] == ""
     sealed = server.log_dir.glob("predictions/day=*/part-*.parquet")
     assert until(lambda: list(sealed))
 
@@ -651,7 +698,7 @@ def no_file_descriptor_left(lab: Lab) -> None:
 
 def _answers(server: Running) -> bool:
     "Whether a new connection is answered."
-    with contextlib.suppress(httpx.TransportError), httpx.Client(base_url=server.url, trust_env=False, timeout=3) as c:
+    with contextlib.suppress(httpx.TransportError), httpx.Client(base_url=server.url, trust_env=False, timeout=10) as c:
         return c.post("/predict", json={"rows": [ROW]}).status_code == 200
     return False
 
@@ -685,14 +732,14 @@ def a_worker_without_memory(lab: Lab) -> None:
     for body in (wide, big) * 6:
         with (
             contextlib.suppress(httpx.TransportError),  # no memory even to say so
-            httpx.Client(base_url=server.url, trust_env=False, timeout=10) as c,
+            httpx.Client(base_url=server.url, trust_env=False, timeout=30) as c,
         ):
             told[c.post("/predict", content=body).status_code] += 1
     assert set(told) <= {200, 400, 422, 500, 503, 504}, told
     with contextlib.suppress(ProcessLookupError):
         resource.prlimit(victim, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     server.client.close()
-    server.client = httpx.Client(base_url=server.url, timeout=20, trust_env=False)
+    server.client = httpx.Client(base_url=server.url, timeout=60, trust_env=False)
     until(lambda: server.metric("ready_workers") == 2)
     assert same(_fresh(server, 20), [ROW] * 20)
 
@@ -727,30 +774,32 @@ def scrapes_under_load(lab: Lab) -> None:
     scraper = threading.Thread(target=scrape, daemon=True)
     scraper.start()
     try:
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=1.0) as c:  # the caller's own patience
-            for i in range(100):
-                assert c.post("/predict", json={"rows": [ROW], "unit_ids": [i]}).status_code == 200
+        replies = [server.client.post("/predict", json={"rows": [ROW], "unit_ids": [i]}) for i in range(11)]
+        assert sorted(r.elapsed.total_seconds() for r in replies)[-3] < 1.0, "they wait for the scrapes"
+        for i in range(100):
+            ask(server, unit_ids=[i])
         until(lambda: sizes)
     finally:
         stop.set()
-        scraper.join(timeout=10)
+        scraper.join(timeout=60)
     assert len(sizes) == 1, "the number of series does not grow with the traffic"
 
 
 @fault("F30", "the small one overtakes; the big one is cut into batches", "big_jobs_first")
 def a_small_request_behind_a_big_one(lab: Lab) -> None:
-    server = lab.moods(serve_lane="thread", serve_batch_rows=16, serve_deadline_ms=60_000, serve_queue_ms=60_000)
+    server = lab.moods(serve_lane="thread", serve_batch_rows=16, serve_deadline_ms=90_000, serve_queue_ms=90_000)
     rows = [ROW | {"tenure": t % 70} for t in range(512)]
     before = counts(server)
-    with mood(server, sleep_s=0.01), Raw(server) as big, Raw(server) as small:
-        big.send(post(json.dumps({"rows": rows}).encode()))
-        until(lambda: counts(server)["batches"] > before["batches"])
-        small.send(post(json.dumps({"rows": [ROW]}).encode()))
-        status, _, body = small.answer()
-        assert status == 200
-        assert same(json.loads(body)["predictions"], [ROW])
-        done = counts(server)["rows"] - before["rows"]
-        assert done < 512, "the big one is not finished yet"
+    with Raw(server) as big, Raw(server) as small:
+        with mood(server, sleep_s=0.2):  # the big one would take six seconds
+            big.send(post(json.dumps({"rows": rows}).encode()))
+            until(lambda: counts(server)["batches"] > before["batches"])
+            small.send(post(json.dumps({"rows": [ROW]}).encode()))
+            status, _, body = small.answer()
+            assert status == 200
+            assert same(json.loads(body)["predictions"], [ROW])
+            done = counts(server)["rows"] - before["rows"]
+            assert done < 512, "the big one is not finished yet"
         status, _, body = big.answer()
     assert status == 200
     assert same(json.loads(body)["predictions"], rows)
@@ -763,6 +812,7 @@ NOTICED = (AssertionError, httpx.HTTPError, OSError, TimeoutError)
 
 def seen_without(fault: Fault, guard: str, folder: Path) -> str:
     "Run a fault with a guard taken out, and say how it was noticed; empty when it was not."
+    usual, patience["s"] = patience["s"], 15.0  # what does not come about is the point
     try:
         with Lab(folder, without=[guard]) as lab:
             fault.run(lab)
@@ -770,6 +820,8 @@ def seen_without(fault: Fault, guard: str, folder: Path) -> str:
         if not any(guard in f.read_text() for f in folder.glob("server*/server.err")):
             raise RuntimeError(f"the guard '{guard}' was never met") from e
         return (str(e) or type(e).__name__).splitlines()[0][:120]
+    finally:
+        patience["s"] = usual
     return ""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import httpx
 
 from mlops_nb.core.processes import die_with_parent
 from tests.serving_bundle import ROW, Running, make_bundle, running
@@ -109,13 +112,18 @@ def ask(server: Running, *rows: dict[str, Any], headers: dict[str, str] | None =
     return found
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 15.0) -> Any:
-    "The first true value of a condition that something else brings about."
-    end = time.monotonic() + timeout_s
-    while not (found := condition()):
+patience = {"s": 60.0}  # how long a machine may be busy with something else
+
+
+def until(condition: Callable[[], Any], timeout_s: float | None = None) -> Any:
+    "The first true value of a condition that something else brings about; a worker that is gone may be asked, too."
+    end = time.monotonic() + (timeout_s or patience["s"])
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if found := condition():
+                return found
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)
-    return found
 
 
 def breakers(server: Running) -> dict[str, str]:
@@ -140,8 +148,8 @@ def resident_mib(pid: int) -> float:
 class Raw:
     "A connection whose bytes are ours."
 
-    def __init__(self, server: Running, timeout_s: float = 10.0) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s)
+    def __init__(self, server: Running, timeout_s: float | None = None) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s or patience["s"])
         self._read = b""
 
     def __enter__(self) -> Raw:
@@ -192,3 +200,13 @@ def post(body: bytes, path: str = "/predict", *fields: bytes) -> bytes:
     if not any(f.lower().startswith((b"content-length", b"transfer-encoding")) for f in fields):
         head.append(b"content-length: %d" % len(body))
     return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+@contextlib.contextmanager
+def stopped(server: Running) -> Iterator[None]:
+    "What is sent meanwhile is read in one turn of the loop, however slowly it was sent."
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)

@@ -184,11 +184,12 @@ def leaving_cancels(hot: Any) -> None:
 
 @patch("slow_disk", "parts")
 def slow_disk(parts: Any) -> None:
-    "A disk that takes a second for every table."
+    "A disk that takes its time for every table while a file says so."
     real = parts.PartWriter.add
 
     def add(self: Any, table: Any) -> Any:
-        time.sleep(1.0)
+        while _mood("disk").get("slow"):
+            time.sleep(0.01)
         return real(self, table)
 
     parts.PartWriter.add = add
@@ -284,7 +285,7 @@ def no_rule(cascade: Any) -> None:
 @patch("everybody_is_admitted", "batching")
 def everybody_is_admitted(batching: Any) -> None:
     "The queue takes whoever comes."
-    swap(batching.Admission, "check", lambda self, n, now, deadline: None)
+    swap(batching.Admission, "check", lambda self, n, now, deadline: deadline)
 
 
 @patch("big_jobs_first", "batching")

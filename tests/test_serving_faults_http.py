@@ -7,7 +7,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ HUNG_UP = 0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("http")
-    settings = {"serve_body_limit_bytes": LIMIT, "serve_body_timeout_s": 1.0}
+    settings = {"serve_body_limit_bytes": LIMIT, "serve_body_timeout_s": 2.0}
     with running(folder, make_bundle(folder), **settings) as s:
         assert s.client.post("/predict", content=GOOD).status_code == 200
         yield s
@@ -395,10 +394,8 @@ def test_callers_that_hang_up_anywhere_leave_nothing_behind(server: Running) -> 
 def test_a_hundred_connections_that_say_nothing_hold_nobody_up(server: Running) -> None:
     idle = [Raw(server) for _ in range(100)]
     try:
-        started = time.monotonic()
         for _ in range(20):
             assert right(server.client.post("/predict", content=GOOD).content)
-        assert time.monotonic() > started
     finally:
         for raw in idle:
             raw.socket.close()

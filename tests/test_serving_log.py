@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import resource
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,49 @@ def test_a_full_disk_costs_records_and_nothing_else(tmp_path: Path, monkeypatch:
     sink.append(2, 1)
     sink.close()
     assert read_parts(tmp_path)["x"].to_pylist() == [1, 2], "what the disk refused is kept and tried again"
+
+
+def test_a_record_of_which_the_disk_takes_a_piece_is_not_acknowledged(tmp_path: Path) -> None:
+    writer, acknowledged = PartWriter(tmp_path, safe=True), []
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(to_frame(rows(1))) * 5 // 2, usual[1]))  # two records and a half
+    try:
+        for i in range(5):
+            with contextlib.suppress(OSError):
+                writer.add(rows(i))
+                acknowledged.append(i)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    writer.add(rows(9))  # there is room again
+    assert acknowledged == [0, 1]
+    assert read_parts(tmp_path)["x"].to_pylist() == [0, 1, 9]
+    writer.seal()
+    assert read_parts(tmp_path)["x"].to_pylist() == [0, 1, 9]
+
+
+def test_what_waits_for_a_disk_that_refuses_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise pa.ArrowInvalid("whatever it is")
+
+    sink: Sink[int] = Sink(tmp_path, lambda items: [rows(*items)], SinkRules(queue_rows=5, seal_rows=2, flush_s=60))
+    monkeypatch.setattr(parts, "atomic_write", refuse)
+    for i in range(20):
+        sink.append(i, 1)
+        sink.flush()
+    monkeypatch.undo()
+    sink.close()
+    assert read_parts(tmp_path)["x"].to_pylist() == list(range(7))
+    assert (sink.counts.written, sink.counts.dropped) == (7, 13)
+
+
+def test_what_somebody_else_keeps_beside_the_days_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "day=before the move").mkdir()
+    sink: Sink[int] = Sink(tmp_path, lambda items: [rows(*items)], SinkRules(seal_rows=1, flush_s=60, keep_days=10_000))
+    sink.append(1, 1)
+    sink.flush()
+    sink.close()
+    assert read_parts(tmp_path)["x"].to_pylist() == [1]
+    assert (tmp_path / "day=before the move").exists()
 
 
 def test_parts_are_sealed_by_size(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import ssl
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +41,8 @@ from mlops_nb.serving.app import create_app
 from mlops_nb.serving.identity import new_key, revoke_key
 from mlops_nb.serving.log import read_log
 from tests.conftest import Cli
-from tests.serving_bundle import CONTRACT, NOT_A_NUMBER, ROW, Running, expected, make_bundle, running
+from tests.serving_bundle import CONTRACT, NOT_A_NUMBER, PATIENT, ROW, Running, expected, make_bundle, running
+from tests.serving_lab import until
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +54,6 @@ def ask(server: Running, *rows: dict[str, Any], key: str = "", **more: Any) -> h
     "A request with rows."
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return server.client.post("/predict", json={"rows": rows or [ROW], **more}, headers=headers)
-
-
-def until(true: Callable[[], Any], timeout_s: float = 20.0) -> None:
-    "Wait for something that happens off the hot path."
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
 
 
 # Who may ask
@@ -329,9 +323,9 @@ def test_a_collector_that_is_down_disturbs_nobody(bundle: Path, tmp_path: Path, 
     with contextlib.ExitStack() as stack:
         url = "http://127.0.0.1:9/v1/traces" if kind == "refused" else stack.enter_context(collecting(503)).url
         with running(tmp_path, bundle, serve_otel_endpoint=url, serve_otel_ratio=1) as server:
-            start = time.monotonic()
-            assert {ask(server).status_code for _ in range(50)} == {200}
-            assert time.monotonic() - start < 10, "nobody waits for it"
+            replies = [ask(server) for _ in range(50)]
+            assert {r.status_code for r in replies} == {200}
+            assert statistics.median(r.elapsed.total_seconds() for r in replies) < 1.0, "nobody waits for it"
             assert server.stop() == 0
     assert read_log(tmp_path / "logs").num_rows == 50
     assert all(line.startswith("{") for line in server.errors.read_text().splitlines()), "no traceback, only events"
@@ -516,7 +510,7 @@ def test_what_was_accepted_is_answered_when_it_stops(bundle: Path, tmp_path: Pat
         until(lambda: server.metric("ready_workers") == workers)
 
         def client() -> None:
-            with httpx.Client(base_url=server.url, trust_env=False, timeout=20) as c:
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as c:
                 while True:
                     try:
                         reply = c.post("/predict", json={"rows": [ROW]})
@@ -534,8 +528,8 @@ def test_what_was_accepted_is_answered_when_it_stops(bundle: Path, tmp_path: Pat
         for pid in {pid for pid in family if os.getpgid(pid) == os.getpgid(server.process.pid)}:
             os.kill(pid, signal.SIGINT)
         for t in threads:
-            t.join(timeout=30)
-        assert server.process.wait(timeout=30) == 0
+            t.join(timeout=120)
+        assert server.process.wait(timeout=120) == 0
     assert not lost
     assert {a.split()[0] for a in answered} == {"200"}
     assert any("close" in a for a in answered), "who is answered last is told to go elsewhere"
@@ -624,11 +618,11 @@ def test_outside_tools_read_the_log_while_it_is_written(bundle: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_a_short_soak_leaves_nothing_behind(tmp_path: Path) -> None:
-    from tests.soak import run
+    from tests.soak import BADNESS, run
 
-    told = run(0.25, tmp_path, capacity_s=1.0)
+    told = run(0.25, tmp_path, capacity_s=1.0, **PATIENT)
     assert [p for p in told.problems if not p.startswith("memory grows")] == []  # a quarter of a minute has no slope
-    assert told.bad_requests > 50
+    assert set(told.bad_kinds) == {bad.name for bad in BADNESS}
 
 
 @pytest.mark.slow
@@ -637,4 +631,24 @@ def test_ctrl_c_before_it_is_ready_is_no_failure(bundle: Path, tmp_path: Path) -
     with (tmp_path / "err").open("wb") as err, subprocess.Popen(command, stderr=err, env=plain()) as process:
         until(lambda: len(psutil.Process(process.pid).children()) == 2)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
+
+
+def test_a_signal_that_comes_while_a_worker_is_being_started_reaches_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, usual = subprocess.Popen, {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def start(*args: Any, **more: Any) -> Any:
+        child = real(*args, **more)
+        os.kill(os.getpid(), signal.SIGTERM)  # nobody knows the child yet
+        return child
+
+    deaf = "import sys, time; time.sleep(20); sys.exit(3)"
+    monkeypatch.setattr(server_module, "worker_command", lambda spec: [sys.executable, "-S", "-c", deaf])
+    monkeypatch.setattr(subprocess, "Popen", start)
+    inside, outside = os.pipe()
+    try:
+        assert server_module.Supervisor({"fd": inside}, 2).run() == 0
+    finally:
+        os.close(outside)
+        for which, handler in usual.items():
+            signal.signal(which, handler)

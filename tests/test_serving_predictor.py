@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from mlops_nb.bundle.format import load_bundle
 from mlops_nb.core.errors import InputError, Refused
 from mlops_nb.core.settings import Settings
+from mlops_nb.serving import fleet
 from mlops_nb.serving.app import create_app
 from mlops_nb.serving.batch import predict_file
 from mlops_nb.serving.log import read_log
@@ -178,6 +179,28 @@ def test_two_applications_in_one_process_do_not_mix(bundle: Path, tmp_path: Path
         return found
 
     assert asyncio.run(story()) == pytest.approx([expected(ROW), expected(ROW, 2.0)], abs=1e-6)
+
+
+def test_a_version_that_cannot_be_loaded_does_not_end_the_look_at_the_routes(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_bundle(tmp_path, "other", shift=2.0)
+
+    def no_room(*_: Any) -> None:
+        raise MemoryError
+
+    async def story() -> list[httpx.Response]:
+        app = create_app([bundle], state_dir=tmp_path / "state")
+        transport = httpx.ASGITransport(app)
+        async with app.lifespan(), httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            with monkeypatch.context() as patched:
+                patched.setattr(fleet, "load_graphs", no_room)
+                first = await client.post("/admin/promote", json={"bundle": str(other)})
+            return [first, await asyncio.wait_for(client.post("/admin/promote", json={"bundle": str(other)}), 60)]
+
+    refused, promoted = asyncio.run(story())
+    assert (refused.status_code, "MemoryError" in refused.text) == (409, True)
+    assert promoted.status_code == 200
 
 
 def test_a_server_without_a_log_says_so_to_outcomes(bundle: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,7 +200,6 @@ def test_metrics_count_what_happened(bundles: tuple[Path, Path], tmp_path: Path)
         ask(server, ROW, ROW)
         ask(server, ROW | {"tenure": NOT_A_NUMBER})
         server.client.post("/predict", json={"rows": [{}]})
-        time.sleep(0.4)
         assert server.metric('requests_total{route="predict",status="200"}') == 2
         assert server.metric('requests_total{route="predict",status="422"}') == 1
         assert server.metric('rows_total{arm="champion",level="primary"}') == 2
@@ -209,10 +207,7 @@ def test_metrics_count_what_happened(bundles: tuple[Path, Path], tmp_path: Path)
         assert server.metric('refused_total{reason="contract"}') == 1
         assert server.metric("ready_workers") == 1
         assert server.metric("resident_bytes") > 2**20
-        until = time.monotonic() + 20  # the log is written off the hot path
-        while server.metric('log_rows_total{state="written"}') < 4 and time.monotonic() < until:
-            time.sleep(0.1)
-        assert server.metric('log_rows_total{state="written"}') == 4
+        until(lambda: server.metric('log_rows_total{state="written"}') == 4)  # off the hot path
         assert server.metric("cost_per_1000_predictions") > 0
         lines = server.client.get("/metrics").text.splitlines()
         for i in range(20):
@@ -262,7 +257,7 @@ def test_a_new_bundle_is_proven_before_it_serves(bundles: tuple[Path, Path], tmp
 def test_a_bundle_whose_golden_rows_differ_never_gets_a_port(tmp_path: Path) -> None:
     wrong, port = make_bundle(tmp_path, offset=0.1), free_port()
     command = [sys.executable, "-m", "mlops_nb.serving.server", str(wrong), "--port", str(port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert "4 of 4 golden rows get another answer here" in done.stderr.splitlines()[-1]
 
@@ -281,7 +276,7 @@ def test_a_wrong_setting_is_one_line_before_the_port_opens(
     bundles: tuple[Path, Path], arguments: list[str], environ: dict[str, str], message: str
 ) -> None:
     command = [sys.executable, "-m", "mlops_nb.serving.server", str(bundles[0]), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | environ)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=os.environ | environ)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -290,7 +285,7 @@ def test_a_wrong_setting_is_one_line_before_the_port_opens(
 def test_keys_roles_and_rates(bundles: tuple[Path, Path], tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     asking, governing = new_key(keys, "crm"), new_key(keys, "ops", ["admin"])
-    settings: dict[str, Any] = {"serve_keys_file": keys, "serve_rate_per_s": 0.5, "serve_rate_burst": 3}
+    settings: dict[str, Any] = {"serve_keys_file": keys, "serve_rate_per_s": 0.01, "serve_rate_burst": 3}
     with running(tmp_path / "run", bundles[0], **settings) as server:
 
         def post(path: str, key: str = "") -> httpx.Response:
@@ -301,7 +296,7 @@ def test_keys_roles_and_rates(bundles: tuple[Path, Path], tmp_path: Path) -> Non
         assert post("/predict", governing).status_code == post("/admin/rollback", asking).status_code == 403
         assert post("/outcomes").status_code == 401
         assert [post("/predict", asking).status_code for _ in range(4)] == [200, 200, 200, 429]
-        assert int(post("/predict", asking).headers["retry-after"]) in (1, 2)
+        assert 1 <= int(post("/predict", asking).headers["retry-after"]) <= 100
         assert server.client.get("/v2/health/ready").status_code == 200
         assert server.stop() == 0
     log = read_log(tmp_path / "run" / "logs").to_pylist()
@@ -311,9 +306,7 @@ def test_keys_roles_and_rates(bundles: tuple[Path, Path], tmp_path: Path) -> Non
 
 def both_ready(server: Running) -> None:
     "Wait for the second worker too."
-    end = time.monotonic() + 20
-    while time.monotonic() < end and server.metric("ready_workers") < 2:
-        time.sleep(0.1)
+    until(lambda: server.metric("ready_workers") == 2)
     assert set(server.client.get("/admin/status").json()["workers"]) == {"0", "1"}
 
 
@@ -322,19 +315,23 @@ def test_two_workers_share_port_routes_and_counters(bundles: tuple[Path, Path], 
         both_ready(server)
 
         def one(i: int) -> str:
-            with httpx.Client(base_url=server.url, trust_env=False, timeout=10) as c:
+            with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as c:
                 return str(c.post("/predict", json={"rows": [ROW]}).json()["predictions"][0]["id"])
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             ids = list(pool.map(one, range(60)))
-        assert len(set(ids)) == 60
+            for _ in range(50):  # the system decides who takes a connection
+                if len({i[:12] for i in ids}) == 2:
+                    break
+                ids += pool.map(one, range(60))
+        assert len(set(ids)) == len(ids)
         assert len({i[:12] for i in ids}) == 2, "both workers answer"
         done = server.client.post("/admin/rollback").json()
         workers = server.client.get("/admin/status").json()["workers"]
         assert set(workers.values()) == {done["generation"]}
-        until(lambda: server.metric('requests_total{route="predict",status="200"}') == 60)
+        until(lambda: server.metric('requests_total{route="predict",status="200"}') == len(ids))
         assert server.stop() == 0
-    assert read_log(tmp_path / "logs").num_rows == 60
+    assert read_log(tmp_path / "logs").num_rows == len(ids)
 
 
 def test_the_audit_log_is_on_disk_before_the_answer(bundles: tuple[Path, Path], tmp_path: Path) -> None:
@@ -354,11 +351,7 @@ def test_sealed_parts_can_be_read_while_the_server_writes(server: Running) -> No
     import pyarrow.parquet as pq
 
     ask(server, ROW)
-    end = time.monotonic() + 5
-    while time.monotonic() < end and not list(server.log_dir.glob("predictions/day=*/part-*.parquet")):
-        time.sleep(0.1)
-    parts = list(server.log_dir.glob("predictions/day=*/part-*.parquet"))
-    assert parts
+    parts = until(lambda: list(server.log_dir.glob("predictions/day=*/part-*.parquet")))
     assert all("prediction_id" in pq.ParquetFile(p).schema_arrow.names for p in parts)
 
 

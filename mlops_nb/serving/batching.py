@@ -21,7 +21,7 @@ from .jobs import Job, ModelFault, Outcome, Piece, Run, Shed, Sliceable, attempt
 
 # %% auto #0
 __all__ = ['SLACK', 'Finished', 'BACKLOG_S', 'REST_S', 'DOUBT_S', 'OnBatch', 'Lane', 'Limits', 'Counts', 'Queue', 'is_gone',
-           'Executor', 'timed', 'Pace', 'Admission', 'Sweeper', 'tend', 'Batcher', 'model_fault', 'learn']
+           'Executor', 'timed', 'Pace', 'Admission', 'Sweeper', 'Batcher', 'model_fault', 'learn']
 
 # %% ../../nbs/41_serving.batching.ipynb #lane
 class Lane:
@@ -157,14 +157,7 @@ Finished = Callable[[list[Piece], list[Outcome], float], None]  # pieces, outcom
 class Executor:
     "Runs a batch inline or in its thread, and says when it is done."
 
-    def __init__(
-        self,
-        run: Run,
-        limits: Limits,
-        finished: Finished,  # Pieces, outcomes and seconds
-        name: str,
-        counts: Counts,
-    ) -> None:
+    def __init__(self, run: Run, limits: Limits, finished: Finished, name: str, counts: Counts) -> None:
         self._run, self._limits, self._finished, self._name, self._counts = run, limits, finished, name, counts
         self._lane: Lane | None = None
         self._ticket = 0
@@ -215,6 +208,12 @@ class Executor:
         self._counts.timeouts += 1
         fault = Outcome(count(self.running), None, ModelFault("the batch ran out of time", "timeout"))
         self._end(self._ticket, ([fault], now - self.started))
+
+    def tend(self, now: float, expected_s: float) -> bool:  # Whether a batch still runs
+        "Let go of callers who cannot wait, and of a batch that takes too long."
+        self.release(now, expected_s)
+        self.expire(now)
+        return self.running is not None
 
     def stop(self) -> None:
         "Let the thread end."
@@ -338,17 +337,6 @@ class Sweeper:
 # %% ../../nbs/41_serving.batching.ipynb #on-batch
 OnBatch = Callable[[list[Outcome], float, Exception | None], None]  # outcomes, seconds, the model's fault
 
-# %% ../../nbs/41_serving.batching.ipynb #tend
-def tend(
-    executor: Executor,
-    now: float,
-    expected_s: float,  # What the running batch should take
-) -> bool:  # Whether a batch still runs
-    "Let go of callers who cannot wait, and of a batch that takes too long."
-    executor.release(now, expected_s)
-    executor.expire(now)
-    return executor.running is not None
-
 # %% ../../nbs/41_serving.batching.ipynb #batcher
 class Batcher:
     "Runs what waits, together; the guarantees stand at the top of the module."
@@ -408,7 +396,7 @@ class Batcher:
 
     def _tick(self) -> bool:
         self._queue.sweep(self.cost, now := time.monotonic())
-        return tend(self._executor, now, self.cost.seconds(count(self._executor.running or ())))
+        return self._executor.tend(now, self.cost.seconds(count(self._executor.running or ())))
 
     async def close(self) -> None:
         "Take nothing more, finish what was taken."

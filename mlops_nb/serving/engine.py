@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from ..bundle.format import Bundle
-from ..core.errors import MlopsError
 from ..core.settings import Settings
 from .cache import make_cache
 from .cascade import Answered, Scored
@@ -230,9 +229,9 @@ class Engine(Parts):
             try:
                 await self._look()
                 self.problem = ""
-            except (MlopsError, OSError) as e:
-                self.problem = str(e)
-                self.events.error("routes are not obeyed", problem=self.problem)
+            except Exception as e:  # of whatever kind: the old routes hold, and the next ones are looked for
+                self.problem = str(e) or repr(e)
+                self.events.error("routes are not obeyed", problem=self.problem, kind=type(e).__name__)
             publish(self)
 
     async def _judge(self) -> None:

@@ -192,7 +192,7 @@ class Fleet(Residents):
         except Exception as e:
             self._wanted = None
             if self.routes:
-                acknowledge(self._state, self._worker, self.routes.generation, routes.generation, str(e))
+                acknowledge(self._state, self._worker, self.routes.generation, routes.generation, str(e) or repr(e))
             raise
         await self._obey(routes)
         return True

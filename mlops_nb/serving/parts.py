@@ -70,9 +70,15 @@ class WriteAhead:
         fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def append(self, table: pa.Table) -> None:
-        "Write one frame and wait for the disk."
-        self._file.write(to_frame(table))
-        os.fsync(self._file.fileno())
+        "Write one frame and wait for the disk; raises `OSError` with the file as it was."
+        end, left = self._file.seek(0, os.SEEK_END), memoryview(to_frame(table))
+        try:
+            while left:  # a disk that is nearly full takes a piece, and says no more than how much
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)  # records behind a torn frame could not be read
+            raise
 
     def remove(self) -> None:
         "Forget the file: its records stand in a sealed part."
@@ -268,10 +274,19 @@ def prune(
     before: date,  # Days before this one go
 ) -> int:  # Days removed
     "Remove whole days that are too old."
-    old = [d for d in Path(folder).glob("day=*") if date.fromisoformat(d.name.removeprefix("day=")) < before]
+    old = [folder for day, folder in _days(folder) if day < before]
     for day in old:
         shutil.rmtree(day, ignore_errors=True)
     return len(old)
+
+
+def _days(
+    folder: str | Path,
+) -> Iterator[tuple[date, Path]]:  # In order; what somebody else has put there is left alone
+    "The days of a log and their folders."
+    for path in sorted(Path(folder).glob("day=*")):
+        with contextlib.suppress(ValueError):
+            yield date.fromisoformat(path.name.removeprefix("day=")), path
 
 # %% ../../nbs/43a_serving.parts.ipynb #read
 def read_parts(
@@ -281,19 +296,11 @@ def read_parts(
     until: date | None = None,  # Last day
 ) -> pa.Table | None:  # None: no record at all
     "Every record, those of write-ahead files included, in the order of their time."
-    tables = [t for day in sorted(Path(folder).glob("day=*")) if _wanted(day, since, until) for t in _day_tables(day)]
+    days = [path for day, path in _days(folder) if (since or day) <= day <= (until or day)]
+    tables = [t for day in days for t in _day_tables(day)]
     if not tables:
         return None
     return pa.concat_tables(tables, promote_options="permissive").sort_by("time")
-
-
-def _wanted(
-    day: Path,
-    since: date | None,
-    until: date | None,
-) -> bool:
-    when = date.fromisoformat(day.name.removeprefix("day="))
-    return (since is None or when >= since) and (until is None or when <= until)
 
 
 def _day_tables(

@@ -204,7 +204,7 @@ class GracefulServer(uvicorn.Server):  # type: ignore[misc]
                 lambda: config.http_protocol_class(config=config, **state), connection, ssl=config.ssl
             )
 
-
+# %% ../../nbs/44k_serving.server.ipynb #last-connections
 def last_connections(
     listening: socket.socket,  # Is closed
 ) -> list[socket.socket]:
@@ -300,7 +300,7 @@ class Supervisor:
     ) -> None:
         self._spec, self._workers = spec, workers
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._stopping = False
+        self._signals = 0  # to be passed on
         self.replaced = 0
         self.events = event_logger()
 
@@ -314,13 +314,8 @@ class Supervisor:
         )
 
     def stop(self, sig: int, frame: FrameType | None) -> None:
-        "Pass the signal on."
-        if not self._stopping:
-            os.close(self._spec["fd"])  # the workers' copies are closed by them, with everybody in them served
-        self._stopping = True
-        for child in self._children.values():
-            if child.poll() is None:
-                child.send_signal(signal.SIGTERM)
+        "Note a signal; it is passed on when nobody is just being started, who would not hear of it."
+        self._signals += 1
 
     def run(self) -> int:  # Exit code
         "Start the workers and watch them."
@@ -328,19 +323,28 @@ class Supervisor:
         signal.signal(signal.SIGINT, self.stop)
         for worker in range(self._workers):
             self._spawn(worker)
-        while not self._stopping or any(child.poll() is None for child in self._children.values()):
-            if (code := self._tend()) and not self._stopping:
-                self.stop(signal.SIGTERM, None)
-                self._wait()
-                return code
+        code = 0
+        while not (self._signals or code):
+            time.sleep(0.05)
+            code = self._tend()
+        ended = self._end()
+        return code or ended
+
+    def _end(self) -> int:  # Not 0: a worker did not end in order
+        "Pass signals on until all workers have ended."
+        os.close(self._spec["fd"])  # the workers' copies are closed by them, with everybody in them served
+        children, passed = self._children.values(), 0
+        while any(child.poll() is None for child in children):
+            if passed < max(self._signals, 1):
+                passed += 1
+                for child in children:
+                    child.send_signal(signal.SIGTERM)  # nothing happens to one that has ended
             time.sleep(0.05)
         in_order = (0, -signal.SIGTERM)  # one that is told to stop before it was ready has nobody to answer
-        return 70 if any(child.returncode not in in_order for child in self._children.values()) else 0
+        return 70 if any(child.returncode not in in_order for child in children) else 0
 
     def _tend(self) -> int:  # Not 0: a worker refuses to start
         "Replace workers that died; give up when one refuses to start."
-        if self._stopping:
-            return 0
         for worker, child in list(self._children.items()):
             code = child.poll()
             if code is not None and code > 0:
@@ -350,10 +354,6 @@ class Supervisor:
                 self.events.error("worker replaced", worker=worker, code=code)
                 self._spawn(worker)
         return 0
-
-    def _wait(self) -> None:
-        for child in self._children.values():
-            child.wait(timeout=60)
 
 # %% ../../nbs/44k_serving.server.ipynb #serve
 def serve(

@@ -100,11 +100,15 @@ class Parts:
         self._sealed = time.monotonic()
         try:
             self.writer.seal()
-        except OSError:
+            if self._rules.keep_days:
+                prune(self.writer.folder, datetime.now(UTC).date() - timedelta(days=self._rules.keep_days))
+        except Exception:  # whatever it is, the thread goes on: in audit mode every answer waits for it
             return False
-        if self._rules.keep_days:
-            prune(self.writer.folder, datetime.now(UTC).date() - timedelta(days=self._rules.keep_days))
         return True
+
+    def kept(self) -> int:  # Rows
+        "What waits for a disk that refuses it."
+        return max(0, self.writer.rows - self._rules.seal_rows)
 
 # %% ../../nbs/43b_serving.sink.ipynb #sink
 class Sink(Generic[T]):
@@ -128,7 +132,7 @@ class Sink(Generic[T]):
 
     def append(self, item: T, rows: int) -> None:
         "Best effort: keep the item, or drop and count it."
-        if self._inbox.rows + rows > self.rules.queue_rows:
+        if self._inbox.rows + self._parts.kept() + rows > self.rules.queue_rows:
             self.counts.dropped += rows
         else:
             self._inbox.put(item, rows)
