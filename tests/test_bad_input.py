@@ -154,6 +154,7 @@ def test_a_place_that_cannot_be_written_is_named_and_is_no_fault_of_ours(cli: Cl
     for place, *arguments in (
         (tmp_path / "t.csv" / "ws", "init", tmp_path / "t.csv" / "ws", "--example", "churn"),
         (tmp_path / "t.csv" / "k.toml", "kpi", "write", "churn", tmp_path / "t.csv" / "k.toml"),
+        (tmp_path / "t.csv" / "logs", "serve", "bundle", "--log-dir", tmp_path / "t.csv" / "logs"),
     ):
         done = cli(*arguments)
         assert done.returncode == 2, done.stdout + done.stderr

@@ -5,6 +5,7 @@
 # %% ../../nbs/95_cli.service.ipynb #imports
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,15 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys of the server: made,
 
 # %% ../../nbs/95_cli.service.ipynb #serve
 _SET = "from the settings"
+
+
+def _check_writable(
+    folder: Path,
+) -> None:
+    "Make a folder and a file in it now: a log that cannot be written would else be lost row by row. The system's refusal names the place."
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder, prefix="."):
+        pass
 
 
 @service.command()
@@ -52,6 +62,8 @@ def serve(
     from mlops_nb.core.settings import load_settings
     from mlops_nb.serving.server import serve as run_server
 
+    for place in filter(None, (log_dir, state_dir)):
+        _check_writable(place)
     chosen = load_settings(profile, settings)
     changed = {"serve_host": host or chosen.serve_host, "serve_port": chosen.serve_port if port < 0 else port}
     chosen = chosen.model_copy(update={**changed, "serve_workers": workers or chosen.serve_workers})
