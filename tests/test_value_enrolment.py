@@ -23,6 +23,7 @@ from mlops_nb.serving.parts import write_part
 from mlops_nb.value.readout import Readout, read_experiment
 from mlops_nb.value.registration import Experiment, load_experiment, register, registered
 from mlops_nb.value.stage import run_value
+from tests.value_charter import charter
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 STAMP = pa.timestamp("us", "UTC")
@@ -41,16 +42,7 @@ segments = ["plan"]
 [guard_rails.complaints]
 margin = 0.1
 """
-CHARTER = """
-[problem]
-name = "demo"
-[data]
-file = "data/raw.csv"
-target = "y"
-task = "binary"
-[criteria.performance]
-threshold = 0.5
-[business]
+CHARTER = charter("""[business]
 value_per_action = 100.0
 uptake = 0.5
 uptake_low = 0.4
@@ -58,7 +50,7 @@ uptake_high = 0.6
 units_per_month = 300
 [costs]
 items = [{item = "team", amount = 200.0}]
-"""
+""")
 
 
 class Story:

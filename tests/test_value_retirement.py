@@ -31,24 +31,15 @@ from mlops_nb.serving.routing import Arm, RouteFile, Routes
 from mlops_nb.value import retirement
 from mlops_nb.value.ending import CLOSED, EVENT, STEPS, Retirement, Step, retirement_of
 from mlops_nb.value.retirement import retire, without_rhythm
+from tests.value_charter import charter
 
 BUNDLE, OTHER = "ab" * 32, "cd" * 32
-CHARTER = """
-[problem]
-name = "demo"
-[data]
-file = "data/raw.csv"
-target = "y"
-task = "binary"
-[criteria.performance]
-threshold = 0.5
-"""
 TOLD = {"owner": "mail of 2026-11-20", "schedulers": "crontab -l is empty"}
 
 
 def workspace(root: Path, decision: str = "decommission", more: str = "") -> Workspace:
     ws = Workspace(root)
-    atomic_write(ws.charter_file, CHARTER + more)
+    atomic_write(ws.charter_file, charter(more))
     freeze_file(ws)
     atomic_write(ws.data / "raw.csv", "y\n1\n")
     atomic_write(ws.logs / "trial" / "a.txt", "x")

@@ -11,17 +11,9 @@ from mlops_nb.core.facts import Fact
 from mlops_nb.core.files import read_json, write_json
 from mlops_nb.core.workspace import Evidence, Workspace, stage_evidence, write_evidence
 from mlops_nb.value.stage import Counts, month_value, run_value, variance
+from tests.value_charter import charter
 
-CHARTER = """
-[problem]
-name = "demo"
-[data]
-file = "data/raw.csv"
-target = "y"
-task = "{task}"
-[criteria.performance]
-threshold = 0.5
-[business]
+BUSINESS = """[business]
 value_per_action = {gain}
 action_cost = 5.0
 uptake = 0.5
@@ -38,7 +30,7 @@ def workspace(
     root: Path, task: str = "binary", gain: float = 100.0, team: float = 2000.0, basis: str = "assumed"
 ) -> Workspace:
     ws = Workspace(root)
-    ws.charter_file.write_text(CHARTER.format(task=task, gain=gain, team=team, basis=basis))
+    ws.charter_file.write_text(charter(BUSINESS.format(gain=gain, team=team, basis=basis), task))
     freeze_file(ws)
     return ws
 

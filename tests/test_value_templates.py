@@ -12,6 +12,7 @@ from mlops_nb.cli.main import app
 from mlops_nb.core.errors import InputError
 from mlops_nb.core.messages import LANGUAGES, catalogue
 from mlops_nb.value.templates import FIELDS, TEMPLATES, business_toml, in_charter, template, template_table
+from tests.value_charter import charter
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
@@ -31,16 +32,7 @@ def test_a_misspelt_kind_is_told() -> None:
         template("chrun")
 
 
-CHARTER = """
-[problem]
-name = "demo"
-[data]
-file = "d.csv"
-target = "y"
-task = "binary"
-[criteria.performance]
-threshold = 0.5
-"""
+CHARTER = charter(file="d.csv")
 
 
 @pytest.mark.parametrize(
