@@ -103,7 +103,7 @@ def test_each_segment_is_judged_and_a_small_one_unsettles_nobody(tmp_path: Path)
     assert (found["columns"], found["action"]) == (["plan=a: paperless", "plan=b: paperless"], "wait-labels")
     told = symptoms_of(swapped, 0.05)["drift"]
     assert told is not None
-    assert told.reasons[0].text() == "2 columns changed: plan=a: paperless, plan=b: paperless"
+    assert told.reasons[0].text() == "changed columns (2): plan=a: paperless, plan=b: paperless"
     (line,) = _segment_lines(few, "en")
     assert line.startswith("  By segment: plan=a stable · plan=b inconclusive (")
     assert not [*_segment_lines(look_at(tmp_path, SETTING, at(0, 23.9)).documents[0], "en")], "an older bundle has none"

@@ -28,6 +28,7 @@ from .performance import with_status
 from .policy import LookPlan, Policy
 from .scene import FEWEST_ROWS, YEAR
 from .stage import Setting, Span, Window, judge_window, window_doc, window_facts
+from .tables import first_sentence
 from ..serving.log import read_log, read_outcomes
 
 # %% auto #0
@@ -102,7 +103,7 @@ def _limits(
             meta = pq.ParquetFile(part)
         except (pa.ArrowException, OSError) as e:
             fix = "restore the part, or move it out of the log"
-            raise InputError(f"cannot be read: {e}"[:200], where=str(part), fix=fix) from None
+            raise InputError(f"cannot be read: {first_sentence(e)}", where=str(part), fix=fix) from None
         at = meta.schema_arrow.get_field_index("time")
         for i in range(meta.num_row_groups):
             stats = meta.metadata.row_group(i).column(at).statistics
@@ -143,7 +144,7 @@ def window_records(
         log = read_log(folder, since=span.start.date(), until=last)
     except (pa.ArrowException, OSError) as e:
         raise InputError(
-            f"cannot be read: {e}"[:200], where=f"{folder}/predictions", fix="restore or move the part"
+            f"cannot be read: {first_sentence(e)}", where=f"{folder}/predictions", fix="restore or move the part"
         ) from None
     if not log.num_rows:
         return log, 0

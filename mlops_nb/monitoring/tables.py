@@ -25,13 +25,20 @@ from ..data.values import NULL, NULL_DAYS, days, is_null, numbers, spellings, te
 from ..stats.profiles import Encoded, FloatArray, IntArray
 
 # %% auto #0
-__all__ = ['Source', 'BATCH_ROWS', 'SAMPLE', 'REPEATS', 'FEW_TEXTS', 'is_log', 'table_batches', 'withheld_in', 'Field', 'Fields',
-           'as_strings', 'kind_of', 'find_fields', 'table_days', 'encode_table', 'rows_of_level']
+__all__ = ['Source', 'BATCH_ROWS', 'SAMPLE', 'REPEATS', 'FEW_TEXTS', 'first_sentence', 'is_log', 'table_batches', 'withheld_in',
+           'Field', 'Fields', 'as_strings', 'kind_of', 'find_fields', 'table_days', 'encode_table', 'rows_of_level']
 
 # %% ../../nbs/50_monitoring.tables.ipynb #batches
 Source = Any  # a path, a pyarrow.Table or a pandas.DataFrame
 BATCH_ROWS = 1 << 18
 _PARQUET = {".parquet", ".pq"}
+
+
+def first_sentence(
+    error: BaseException,
+) -> str:
+    "What a library says of a file, without what it guesses."
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".")[:200]
 
 
 def _spans(
@@ -64,7 +71,7 @@ def _parquet_batches(
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=read):
                     yield pa.Table.from_batches([batch]).select(read).rename_columns(shown)
     except (pa.ArrowException, OSError) as e:
-        raise InputError(f"not a Parquet file: {e}", where=str(path)) from None
+        raise InputError(f"not a Parquet file: {first_sentence(e)}", where=str(path), fix="write it again") from None
 
 
 def _frame_batch(

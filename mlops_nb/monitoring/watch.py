@@ -268,6 +268,7 @@ def _lines(
     d = found.delivery
     if d.sent or d.waiting or d.refused:
         yield text("watch.delivery", lang, sent=len(d.sent), waiting=len(d.waiting), refused=len(d.refused))
+    yield from (text("watch.waiting", lang, receiver=p.receiver, tries=p.tries, said=p.said) for p in d.waiting)
     yield _proposed(found.proposal).text(lang)
 
 
