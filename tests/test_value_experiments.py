@@ -173,6 +173,8 @@ def test_sample_ratio() -> None:
     assert SRM_ALPHA == 0.001
     with pytest.raises(InputError, match="only one arm"):
         sample_ratio({"c": 10})
+    with pytest.raises(InputError, match="planned shares of c, units of c, t"):
+        sample_ratio({"c": 10, "t": 10}, {"c": 0.5})
 
 
 def test_the_plan_delivers_its_power() -> None:

@@ -12,8 +12,9 @@ from mlops_nb.core.errors import InputError
 from mlops_nb.core.facts import find
 from mlops_nb.core.files import plain
 from mlops_nb.core.messages import LANGUAGES, catalogue
-from mlops_nb.value.files import RoiResult, result_tables, roi_files
-from mlops_nb.value.outcomes import read_outcomes
+from mlops_nb.value.experiments import Arm
+from mlops_nb.value.files import RoiResult, missing_notes, result_tables, roi_files
+from mlops_nb.value.outcomes import Sides, read_outcomes
 
 COSTS = "month,item,amount,currency,basis\n" + "".join(f"2026-{m:02d},team,1000,EUR,measured\n" for m in range(1, 7))
 
@@ -111,6 +112,14 @@ def test_months_that_do_not_match_are_named(tmp_path: Path) -> None:
     assert "roi.note.costs_left_out" in keys(result)
     bare = roi_files(*files(tmp_path, books([3000, 2900, 3100]), COSTS.replace("2026-03", "2026-09")))
     assert "roi.note.no_costs" in keys(bare)
+
+
+@pytest.mark.parametrize(
+    ("missing", "stands"), [((50, 60), True), ((50, 250), False), ((10, 60), False), ((3, 9), True)]
+)
+def test_arms_that_do_not_miss_alike_are_not_compared(missing: tuple[int, int], stands: bool) -> None:
+    control, treatment = (Arm(np.zeros(5000 - m)) for m in missing)
+    assert missing_notes(Sides(control, treatment, missing))[1] is stands
 
 
 def test_missing_rows_of_books_are_stated(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ..core.display import Table
 from ..core.errors import InputError
 from ..core.facts import BASES, Fact
 from ..core.messages import Message, number, text
+from ..stats.two_sample import fisher_p_value
 from .costs import CostTable, by_month, read_costs
 from .experiments import Effect, compare, effect_table
 from .outcomes import Outcomes, Sides, arms_of, check_units, money_metric, read_outcomes, sides
@@ -197,9 +198,8 @@ def missing_notes(
     lost, n = sum(s.missing), len(s.control) + len(s.treatment) + sum(s.missing)
     if not lost:
         return [], True
-    kept = (len(s.control), len(s.treatment))
-    both = [k + m for k, m in zip(kept, s.missing, strict=True)]
-    p = sample_ratio({"c": kept[0], "t": kept[1]}, {"c": both[0], "t": both[1]})
+    came = [len(a) + m for a, m in zip((s.control, s.treatment), s.missing, strict=True)]
+    p = fisher_p_value(s.missing[0], came[0], s.missing[1], came[1])
     args = {"units": lost, "share": round(100 * lost / n, 1), "control": s.missing[0], "treatment": s.missing[1]}
     key = "roi.note.missing_differs" if p < SRM_ALPHA else "roi.note.missing"
     return [Message(key, args)], p >= SRM_ALPHA

@@ -27,6 +27,9 @@ def sample_ratio(
     shares: Mapping[str, float] | None = None,  # planned shares; default: equal
 ) -> float:  # p-value of the planned shares
     "Chi-square test of the planned shares, one look (Fabijan and others 2019)."
+    if shares is not None and set(shares) != set(counts):
+        what = f"planned shares of {', '.join(shares)}, units of {', '.join(counts)}"
+        raise InputError(what, where="sample ratio", fix="give a share for each arm")
     planned = np.array([(shares or {}).get(a, 1.0) for a in counts], dtype=float)
     seen = np.array(list(counts.values()), dtype=float)
     if len(seen) < 2 or not (seen > 0).all():
