@@ -265,7 +265,7 @@ def _need_fact(
     "Rows every group needs; n is what the smallest has."
     smallest = min((g.rows for g in groups), default=0)
     need = rows_to_tell(metric, a, len(groups), limit)
-    return Fact(f"fairness.rows_needed/{column}", need, "rows", method="studentised-range", n=smallest, threshold=limit)
+    return Fact(f"fairness.rows_needed/{column}", need, "rows", method="studentised-range", n=smallest)
 
 # %% ../../nbs/25_poc.fairness.ipynb #fairness
 @dataclass(frozen=True)

@@ -196,11 +196,12 @@ def fairness_section(
     gaps = [f for f in facts if f.id.startswith("fairness.gap")]
     promised = [f for f in gaps if f.threshold is not None]
     metric = promised[0].key.rpartition(".")[2].removeprefix("gap_") if promised else ""
-    groups = [f for f in facts if f not in gaps]
+    needed = [f for f in facts if f.key == "fact.fairness.rows_needed"]
+    groups = [f for f in facts if f not in gaps and f not in needed]
     own = [f for f in groups if f.key == f"fact.fairness.{metric}"]
     names = {f.id: f.qualifier for f in own}
     body = [
-        fact_table(w, w.label("fairness.promised"), promised, empty=str(w.text("fairness.none"))),
+        fact_table(w, w.label("fairness.promised"), [*promised, *needed], empty=str(w.text("fairness.none"))),
         figure_of(w, "fairness", own, w.label("criterion.fairness"), names),
         fact_table(w, w.label(f"fact.fairness.{metric}"), own, names) if own else "",
         _beside(w, [f for f in groups if f not in own]),
