@@ -84,6 +84,8 @@ def test_keys_and_tokens_change_while_the_server_runs(bundle: Path, tmp_path: Pa
             *(200, 200, 401, 401, 401)
         ]
         assert ask(server, key=token(old, "ES256", aud="elsewhere")).status_code == 401
+        headers = {"authorization": f"bearer {first}"}
+        assert server.client.post("/predict", json={"rows": [ROW]}, headers=headers).status_code == 200
         assert ask(server, key=token(old, "ES256", exp=time.time() - 1)).status_code == 401
         assert ask(server, key=token(old, "ES256", nbf=time.time() + 60)).status_code == 401
         assert ask(server, key=token(old, "ES256", roles=["outcomes"])).status_code == 403
@@ -97,8 +99,9 @@ def test_keys_and_tokens_change_while_the_server_runs(bundle: Path, tmp_path: Pa
         assert ask(server, key=good).status_code == 200, "both keys hold while they are rotated"
         tokens.write_text(pem(new))
         until(lambda: ask(server, key=good).status_code == 401)
-        keys.write_text("{")
-        until(lambda: any(e["event"].startswith("keys cannot be read") for e in server.events()))
+        for torn, data in ((tokens, b"\xff"), (keys, b"{")):
+            torn.write_bytes(data)
+            until(lambda t=torn: any(t.name in e.get("problem", "") for e in server.events()))
         assert ask(server, key=second).status_code == 200, "a broken file changes nothing"
         said = server.errors.read_text()
     assert not any(secret.partition(".")[2] in said for secret in (first, second))
@@ -202,6 +205,7 @@ def test_tls_on_a_real_socket(bundle: Path, certificate: tuple[Path, Path], tmp_
         ({"SERVE_KEYS_FILE": "{here}/nothing.json"}, "no such file"),
         ({"SERVE_KEYS_FILE": "{here}/broken.json"}, "not a keys file"),
         ({"SERVE_JWT_KEY_FILE": "{here}/short"}, "at least 32 bytes"),
+        ({"SERVE_JWT_KEY_FILE": "{here}/binary"}, "this is no text"),
         ({"SERVE_JWT_KEY_FILE": "{here}/long"}, "cannot verify RS256 or ES256 or EdDSA"),
         ({"SERVE_JWT_KEY_FILE": "{here}/long", "SERVE_JWT_ALGORITHMS": "HS257"}, "unknown algorithm 'HS257'"),
         ({"SERVE_TLS_CERT": "{here}/long"}, "TLS needs a certificate and a key"),
@@ -224,6 +228,7 @@ def test_a_wrong_setting_is_one_line_and_no_port(
 ) -> None:
     (tmp_path / "broken.json").write_text('{"keys": [{"name": 1}]}')
     (tmp_path / "short").write_text("secret")
+    (tmp_path / "binary").write_bytes(b"\xff" * 40)
     (tmp_path / "long").write_text("a secret of more than thirty-two bytes")
     for name, value in environ.items():
         monkeypatch.setenv(f"MLOPS_NB_{name}", value.format(here=tmp_path))

@@ -136,8 +136,9 @@ async def keep(
         try:
             if engine.gateway.refresh():
                 engine.events.info("keys read again", worker=engine.place.worker)
-        except (MlopsError, OSError) as e:
-            engine.events.error("keys cannot be read: the old ones hold", problem=str(e), worker=engine.place.worker)
+        except Exception as e:  # of whatever kind: the next ones are looked for
+            problem = str(e) or repr(e)
+            engine.events.error("keys cannot be read: the old ones hold", problem=problem, worker=engine.place.worker)
         if engine.tracing:
             engine.tracing.flush()
 

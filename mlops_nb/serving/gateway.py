@@ -125,7 +125,8 @@ class Gateway:
         return who
 
     def _check(self, sent: bytes) -> Principal | None:
-        text = sent.decode("latin-1").removeprefix("Bearer ").strip()
+        text = sent.decode("latin-1").strip()
+        text = text[7:].lstrip() if text[:7].lower() == "bearer " else text  # RFC 9110: in whatever case
         name, _, secret = text.partition(".")
         stored = self._keys.get(name)
         if stored and stored.fits(secret):

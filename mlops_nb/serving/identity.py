@@ -187,7 +187,11 @@ def load_token_keys(
     path = Path(file)
     if not path.is_file():
         raise InputError("no such file", where=str(path), fix="set serve_jwt_key_file")
-    found = [TokenKey(id, raw, _usable(raw, allowed)) for id, raw in _raw_keys(path.read_text().strip(), str(path))]
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise InputError("this is no text", where=str(path), fix="give PEM, JWKS or a secret in UTF-8") from None
+    found = [TokenKey(id, raw, _usable(raw, allowed)) for id, raw in _raw_keys(text, str(path))]
     if not found or not all(k.algorithms for k in found):
         what = f"a key in it cannot verify {' or '.join(allowed)}" if found else "there is no key in it"
         raise InputError(what, where=str(path), fix="set serve_jwt_algorithms to what signs the tokens")
