@@ -23,7 +23,6 @@ from mlops_nb.monitoring.findings import PIPELINE
 from mlops_nb.monitoring.policy import Retraining
 from mlops_nb.monitoring.retraining import AGAINST, Proposal, harvest, propose
 from mlops_nb.monitoring.watch import watch
-from mlops_nb.registry import move
 from mlops_nb.serving.log import read_log, read_outcomes
 from tests.conftest import Cli
 from tests.monitored_log import CONTRACT, START, draw, leaving_out, log_table, outcomes_table, write_day
@@ -236,7 +235,6 @@ def trained(ws: Workspace, proposal: Proposal, until: datetime) -> None:
     assert stage_evidence(ws, "retraining").facts[0].value == done.delta.value
     again = train_challenger(ws, proposal, until, Retraining(when="trigger", rows=300))
     assert again == done, "the same snapshot is the same challenger"
-    assert move(ws, "qa", done.challenger).aliases == ("challenger", "qa"), "by its own decision"
 
 
 def test_two_rounds_at_once(tmp_path: Path) -> None:
