@@ -253,7 +253,7 @@ def a_model_that_gets_slower_and_slower(lab: Lab) -> None:
             assert same(ask(server, headers=patient), [ROW])
     with mood(server, sleep_s=0.15):
         until(lambda: ask(server, headers=patient)[0]["reason"] == "breaker_open")
-    assert until(lambda: ask(server)[0]["reason"] == "")
+    assert until(lambda: ask(server, headers=patient)[0]["reason"] == "")
 
 
 @fault(
@@ -307,11 +307,11 @@ def five_times_too_many(lab: Lab) -> None:
 def too_many_for_the_primary(lab: Lab) -> None:
     server = lab.moods(at_load=SLOW, serve_lane="thread", serve_overload="lite")
     with mood(server, **SLOW):
-        asked = at_once(server, 150, b"x-request-timeout-ms: 6000")
-        replies = told_at_once(server, asked, lambda r: r[0] == 200 and _reason(r[2]) == "overload", 50)
+        asked = at_once(server, 100, b"x-request-timeout-ms: 6000")
+        replies = told_at_once(server, asked, lambda r: r[0] == 200 and _reason(r[2]) == "overload", 30)
     told = Counter(_reason(body) if status == 200 else status for status, _, body in replies)
     assert set(told) <= {"", "overload", 503, 504}
-    assert told["overload"] >= 50, told
+    assert told["overload"] >= 30, told
     assert told[""] >= 5, told
     assert all(same(body["predictions"], [ROW]) for status, _, body in replies if status == 200)
 
