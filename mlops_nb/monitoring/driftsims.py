@@ -626,7 +626,7 @@ def limits(
 # %% ../../nbs/59_monitoring.driftsims.ipynb #topics
 TOPICS = {
     "drift-false-alarms": Topic(partial(false_alarms, FALSE_ALARMS), 2_000),
-    "drift-false-alarms-large": Topic(partial(false_alarms, LARGE, by_counts=True), 2_000),
+    "drift-false-alarms-large": Topic(partial(false_alarms, LARGE, by_counts=True), 1_000),
     "drift-power": Topic(partial(power, POWER), 1_000),
     "drift-power-large": Topic(partial(power_large, LARGE_POWER), 200),
     "drift-joint": Topic(joint_power, 1_000),
