@@ -639,8 +639,23 @@ def test_ctrl_c_before_it_is_ready_is_no_failure(bundle: Path, tmp_path: Path) -
         assert process.wait(timeout=120) == 0
 
 
-def test_a_signal_that_comes_while_a_worker_is_being_started_reaches_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, usual = subprocess.Popen, {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+@contextlib.contextmanager
+def supervisor(state: Path) -> Iterator[server_module.Supervisor]:
+    "A supervisor of two workers in this process, whose own signals come back."
+    usual = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    inside, outside = os.pipe()
+    try:
+        yield server_module.Supervisor({"fd": inside, "state_dir": str(state)}, 2)
+    finally:
+        os.close(outside)
+        for which, handler in usual.items():
+            signal.signal(which, handler)
+
+
+def test_a_signal_that_comes_while_a_worker_is_being_started_reaches_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.Popen
 
     def start(*args: Any, **more: Any) -> Any:
         child = real(*args, **more)
@@ -650,10 +665,36 @@ def test_a_signal_that_comes_while_a_worker_is_being_started_reaches_it_too(monk
     deaf = "import sys, time; time.sleep(20); sys.exit(3)"
     monkeypatch.setattr(server_module, "worker_command", lambda spec: [sys.executable, "-S", "-c", deaf])
     monkeypatch.setattr(subprocess, "Popen", start)
-    inside, outside = os.pipe()
-    try:
-        assert server_module.Supervisor({"fd": inside}, 2).run() == 0
-    finally:
-        os.close(outside)
-        for which, handler in usual.items():
-            signal.signal(which, handler)
+    with supervisor(tmp_path) as watching:
+        assert watching.run() == 0
+
+
+GIVES_UP_ONCE = """
+import os, signal, sys, time
+from pathlib import Path
+from mlops_nb.serving.routing import acknowledge
+state, worker, parent = Path(sys.argv[1]), int(sys.argv[2]), os.getppid()
+if worker == 0 and sys.argv[3] == "serves":
+    acknowledge(state, worker, 1)
+while worker and sys.argv[3] == "serves" and not (state / "workers" / "0.json").exists():
+    time.sleep(0.01)
+if worker and not (state / "before").exists():
+    (state / "before").touch()
+    sys.exit(3)
+if worker:
+    os.kill(parent, signal.SIGTERM)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("first", "code", "replaced"), [("serves", 0, 1), ("waits", 3, 0)])
+def test_a_worker_that_gives_up_ends_the_server_only_when_none_has_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, code: int, replaced: int
+) -> None:
+    def command(spec: dict[str, Any]) -> list[str]:
+        return [sys.executable, "-c", GIVES_UP_ONCE, spec["state_dir"], str(spec["worker"]), first]
+
+    monkeypatch.setattr(server_module, "worker_command", command)
+    monkeypatch.setattr(server_module, "AGAIN_S", 0.2)
+    with supervisor(tmp_path) as watching:
+        assert (watching.run(), watching.replaced) == (code, replaced)

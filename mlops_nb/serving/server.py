@@ -36,13 +36,14 @@ from .app import App, create_app
 from .events import event_logger, print_events
 from .fleet import prepare_state
 from .gateway import Gateway
+from .routing import acknowledged
 from .tracing import make_tracing
 from .wire import wired
 
 # %% auto #0
-__all__ = ['KEPT_GRACE_S', 'CONNECTED_GRACE_S', 'is_loopback', 'changed', 'check_settings', 'check_columns', 'bind',
+__all__ = ['KEPT_GRACE_S', 'CONNECTED_GRACE_S', 'AGAIN_S', 'is_loopback', 'changed', 'check_settings', 'check_columns', 'bind',
            'GracefulServer', 'last_connections', 'uvicorn_config', 'leave_pandas_out', 'run_worker', 'worker_command',
-           'child_main', 'Supervisor', 'serve', 'about', 'main']
+           'child_main', 'start_worker', 'Supervisor', 'serve', 'about', 'main']
 
 # %% ../../nbs/44k_serving.server.ipynb #checks
 def is_loopback(
@@ -289,7 +290,23 @@ def child_main(
     place = {k: spec[k] for k in ("log_dir", "state_dir", "worker", "workers")}
     return run_worker(create_app([], settings, **place), settings, socket.socket(fileno=spec["fd"]))
 
+
+def start_worker(
+    spec: dict[str, Any],
+) -> subprocess.Popen[bytes]:
+    "A worker in a process of its own."
+    return subprocess.Popen(
+        worker_command(spec),
+        pass_fds=[spec["fd"]],
+        stdin=subprocess.DEVNULL,
+        preexec_fn=die_with_parent,
+        start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
+    )
+
 # %% ../../nbs/44k_serving.server.ipynb #supervisor
+AGAIN_S = 1.0  # pause before a worker that gave up is started again
+
+
 class Supervisor:
     "Keeps the workers running until it is told to stop."
 
@@ -300,18 +317,15 @@ class Supervisor:
     ) -> None:
         self._spec, self._workers = spec, workers
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._again: dict[int, float] = {}  # when to start one that gave up
         self._signals = 0  # to be passed on
+        self._served = False  # somebody was ready
         self.replaced = 0
         self.events = event_logger()
 
     def _spawn(self, worker: int) -> None:
-        self._children[worker] = subprocess.Popen(
-            worker_command({**self._spec, "worker": worker, "workers": self._workers}),
-            pass_fds=[self._spec["fd"]],
-            stdin=subprocess.DEVNULL,
-            preexec_fn=die_with_parent,
-            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on once
-        )
+        self._again.pop(worker, None)
+        self._children[worker] = start_worker({**self._spec, "worker": worker, "workers": self._workers})
 
     def stop(self, sig: int, frame: FrameType | None) -> None:
         "Note a signal; it is passed on when nobody is just being started, who would not hear of it."
@@ -344,16 +358,21 @@ class Supervisor:
         return 70 if any(child.returncode not in in_order for child in children) else 0
 
     def _tend(self) -> int:  # Not 0: a worker refuses to start
-        "Replace workers that died; give up when one refuses to start."
+        "Replace workers that died; give up when one refuses to start and none has served."
+        self._served = self._served or bool(acknowledged(self._spec["state_dir"]))
         for worker, child in list(self._children.items()):
             code = child.poll()
-            if code is not None and code > 0:
+            if code is not None and code > 0 and not self._served:
                 return code
-            if code is not None:
+            if code is not None and self._due(worker, code):
                 self.replaced += 1
                 self.events.error("worker replaced", worker=worker, code=code)
                 self._spawn(worker)
         return 0
+
+    def _due(self, worker: int, code: int) -> bool:  # Whether to start it again
+        now = time.monotonic()
+        return code <= 0 or now >= self._again.setdefault(worker, now + AGAIN_S)
 
 # %% ../../nbs/44k_serving.server.ipynb #serve
 def serve(
