@@ -275,6 +275,9 @@ def run_worker(
     return 0
 
 # %% ../../nbs/44k_serving.server.ipynb #spec
+AGAIN_S = 1.0  # pause before a worker that gave up is started again
+
+
 def worker_command(
     spec: dict[str, Any],
 ) -> list[str]:
@@ -304,9 +307,6 @@ def start_worker(
     )
 
 # %% ../../nbs/44k_serving.server.ipynb #supervisor
-AGAIN_S = 1.0  # pause before a worker that gave up is started again
-
-
 class Supervisor:
     "Keeps the workers running until it is told to stop."
 
