@@ -278,10 +278,10 @@ def test_an_overloaded_service_answers_from_it(
     with Lab(tmp_path) as lab:
         server = lab.server(bundle_of(tmp_path / "bundles", found, choice), doubles=["moods"])
         assert [p["probability"]["yes"] for p in ask(server, *sent)] == pytest.approx(list(heavy), abs=1e-5)
-        with mood(server, sleep_s=0.4):
+        with mood(server, sleep_s=1.0):
             for _ in range(5):
                 ask(server, *sent)
-            told = ask(server, *sent, headers={"x-request-timeout-ms": "350"})
+            told = ask(server, *sent, headers={"x-request-timeout-ms": "900"})
         assert {(p["degraded"], p["reason"]) for p in told} == {(True, "overload")}
         assert [p["probability"]["yes"] for p in told] == pytest.approx(list(light), abs=1e-5)
 
