@@ -209,6 +209,7 @@ class Engine(Parts):
             await asyncio.to_thread(prepare_state, self.state, bundles)
         await self._look(wait=True)
         self.ready = True
+        publish(self)
         self._keeper = asyncio.create_task(self._keep())
         self.events.info("ready", worker=self.place.worker)
 
