@@ -262,6 +262,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlops_nb.bundle.export.require_equal': ( 'bundle.export.html#require_equal',
                                                                                   'mlops_nb/bundle/export.py'),
                                         'mlops_nb.bundle.export.run_export': ('bundle.export.html#run_export', 'mlops_nb/bundle/export.py'),
+                                        'mlops_nb.bundle.export.unwatched': ('bundle.export.html#unwatched', 'mlops_nb/bundle/export.py'),
                                         'mlops_nb.bundle.export.with_features': ( 'bundle.export.html#with_features',
                                                                                   'mlops_nb/bundle/export.py')},
             'mlops_nb.bundle.features': { 'mlops_nb.bundle.features.Derive': ('bundle.features.html#derive', 'mlops_nb/bundle/features.py'),

@@ -24,6 +24,7 @@ from mlops_nb.bundle.contents import (
     explanation_baseline,
     licences,
     measured_lines,
+    segment_columns,
 )
 from .edges import edge_rows, spread
 from mlops_nb.bundle.features import (
@@ -46,16 +47,16 @@ from ..core.errors import InputError, Refused, require
 from ..core.facts import Fact
 from ..core.files import atomic_write, sweep
 from ..core.hashing import sha256_file
-from ..core.messages import number, text
+from ..core.messages import Message, number, text
 from ..core.workspace import Evidence, Workspace, write_evidence
 from ..data.contract import Contract, load_contract
 from ..data.values import days
 from ..refactor.extraction import Refactored, refactor_notebook
-from ..stats.profiles import build_profile, with_segments
+from ..stats.profiles import Profile, build_profile, with_segments
 
 # %% auto #0
 __all__ = ['SEED', 'GOLDEN_ROWS', 'COMPARED_ROWS', 'PREFIX', 'Inputs', 'read_inputs', 'with_features', 'predictions_file',
-           'notebook_predictions', 'require_equal', 'Proof', 'prove', 'run_export', 'package_name']
+           'notebook_predictions', 'require_equal', 'Proof', 'prove', 'run_export', 'package_name', 'unwatched']
 
 # %% ../../nbs/39_bundle.export.ipynb #inputs
 SEED = 0  # the run that is shipped
@@ -450,6 +451,16 @@ def package_name(
     return f"model_{package}" if keyword.iskeyword(package) else package
 
 # %% ../../nbs/39_bundle.export.ipynb #evidence
+def unwatched(
+    charter: Charter,
+    profile: Profile,
+) -> tuple[Message, ...]:
+    "Warns of columns that the charter names and by whose segments no window will be judged."
+    held = {name.partition("=")[0] for name in profile.segments}
+    left = [name for name in segment_columns(charter) if name not in held]
+    return (Message("export.unwatched", {"columns": ", ".join(left)}),) if left else ()
+
+
 def _evidence(
     ws: Workspace,
     module: Refactored,
@@ -484,4 +495,5 @@ def _evidence(
     }
     read = (ws.contract_file, ws.frozen_file, ws.notebook, ws.split("train"), ws.split("valid"), predictions_file(ws))
     data = {**bundles, "parity": model.to_dict(), "module": made, "lighter": lighter[1].to_dict()}
-    return Evidence("export", facts, data, ws.sources(*read))
+    warnings = unwatched(load_frozen(ws).charter, Profile.load(folders["model"] / "profile"))
+    return Evidence("export", facts, data, ws.sources(*read), warnings)
