@@ -6670,6 +6670,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'mlops_nb/serving/recorder.py'),
                                            'mlops_nb.serving.recorder.Recorder.close': ( 'serving.recorder.html#recorder.close',
                                                                                          'mlops_nb/serving/recorder.py'),
+                                           'mlops_nb.serving.recorder.Recorder.know': ( 'serving.recorder.html#recorder.know',
+                                                                                        'mlops_nb/serving/recorder.py'),
                                            'mlops_nb.serving.recorder.Recorder.record': ( 'serving.recorder.html#recorder.record',
                                                                                           'mlops_nb/serving/recorder.py'),
                                            'mlops_nb.serving.recorder._outcome_tables': ( 'serving.recorder.html#_outcome_tables',

@@ -216,7 +216,7 @@ class Engine(Parts):
     async def _look(self, wait: bool = False) -> None:
         if await self.fleet.look(wait):
             self.sides.obey(self.fleet.routes, self.fleet.scale)
-            self.recorder.bundles |= {v.id: v.bundle for v in self.fleet.versions.values()}
+            self.recorder.know({v.id: v.bundle for v in self.fleet.versions.values()})
             self.events.info(
                 "routes", worker=self.place.worker, routes=self.fleet.routes and self.fleet.routes.to_dict()
             )

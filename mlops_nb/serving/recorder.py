@@ -5,7 +5,7 @@
 # %% ../../nbs/44d_serving.recorder.ipynb #imports
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from .parts import recover
 from .sink import Sink, SinkRules
 
 # %% auto #0
-__all__ = ['Place', 'Recorder', 'private', 'sink_rules']
+__all__ = ['MOST_BEFORE', 'Place', 'Recorder', 'private', 'sink_rules']
 
 # %% ../../nbs/44d_serving.recorder.ipynb #places
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ class Place:
     workers: int = 1
 
 # %% ../../nbs/44d_serving.recorder.ipynb #recorder
+MOST_BEFORE = 32  # versions; a record waits for seconds, so many are not exchanged in that time
+
+
 class Recorder:
     "The prediction log and the outcomes of a worker."
 
     def __init__(self, settings: Settings, place: Place) -> None:
-        self.bundles: dict[str, Bundle] = {}  # every version this worker ever had
+        self._bundles: dict[str, Bundle] = {}  # by version
         self.audit = settings.serve_log == "audit"
         self._basis, self._redact = settings.serve_basis, frozenset(settings.serve_log_redact.replace(",", " ").split())
         self.log: Sink[list[Record]] | None = None
@@ -49,12 +52,18 @@ class Recorder:
             self.log = Sink(folder / "predictions", self._tables, rules(self.audit), worker)
             self.outcomes = Sink(folder / "outcomes", _outcome_tables, rules(True), worker, by="received")
 
+    def know(self, resident: Mapping[str, Bundle]) -> None:
+        "Who may answer from now on; those before them stay known while their records wait to be written."
+        before = {v: b for v, b in self._bundles.items() if v not in resident}
+        self._bundles = dict([*before.items()][-MOST_BEFORE:]) | dict(resident)
+
     def _tables(self, requests: Sequence[list[Record]]) -> list[pa.Table]:
         by_version: dict[str, list[Record]] = {}
         for record in chain.from_iterable(requests):
             by_version.setdefault(record.version, []).append(record)
+        known = self._bundles
         return [
-            records_table(self.bundles[v], records, basis=self._basis, redact=self._redact | private(self.bundles[v]))
+            records_table(known[v], records, basis=self._basis, redact=self._redact | private(known[v]))
             for v, records in by_version.items()
         ]
 
@@ -79,7 +88,7 @@ def _outcome_tables(
 ) -> list[pa.Table]:
     return [outcomes_table(list(chain.from_iterable(requests)))]
 
-
+# %% ../../nbs/44d_serving.recorder.ipynb #rules
 def private(
     bundle: Bundle,
 ) -> frozenset[str]:
