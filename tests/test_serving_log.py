@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import resource
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -169,3 +170,18 @@ def test_a_column_left_out_from_now_on_stands_beside_its_earlier_values(tmp_path
     assert log["in.age"].to_pylist() == [30.0, None]
     assert log["in.since"].to_pylist() == [date(2020, 1, 1), None]
     assert log["in.plan"].to_pylist() == ["a", "a"]
+
+
+def test_a_power_cut_takes_no_name_of_an_audit_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, synced = os.fsync, []
+
+    def fsync(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    file = tmp_path / "predictions" / "day=2026-01-01" / ".wal-0"
+    ahead = parts.WriteAhead(file)
+    ahead.append(pa.table({"x": [1]}))
+    ahead.remove()
+    assert synced == [file.parent, file.parent.parent, file]

@@ -18,10 +18,10 @@ from typing import IO, Any
 from .errors import InputError
 
 # %% auto #0
-__all__ = ['sweep', 'atomic_stream', 'atomic_write', 'atomic_folder', 'plain', 'write_json', 'read_json']
+__all__ = ['sync_folder', 'sweep', 'atomic_stream', 'atomic_write', 'atomic_folder', 'plain', 'write_json', 'read_json']
 
 # %% ../../nbs/02_core.files.ipynb #sync
-def _sync_folder(
+def sync_folder(
     folder: Path,  # Folder whose entries changed
 ) -> None:
     "Flush a folder's entries, so that a rename survives a power cut."
@@ -70,7 +70,7 @@ def atomic_stream(
         tmp.replace(target)
     finally:
         tmp.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def atomic_write(
@@ -97,7 +97,7 @@ def atomic_folder(
         if target.exists():
             raise InputError("the folder exists already", where=str(target), fix="choose another name or remove it")
         tmp.rename(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
 

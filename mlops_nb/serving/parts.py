@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core.files import atomic_write
+from ..core.files import atomic_write, sync_folder
 
 # %% auto #0
 __all__ = ['ROW_GROUP', 'to_frame', 'from_frames', 'WriteAhead', 'part_name', 'day_of', 'split_days', 'Draft', 'encode',
@@ -68,6 +68,8 @@ class WriteAhead:
         self.path = path
         self._file = path.open("ab", buffering=0)
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        for folder in (path.parent, path.parent.parent):  # a file whose name is lost is lost
+            sync_folder(folder)
 
     def append(self, table: pa.Table) -> None:
         "Write one frame and wait for the disk; raises `OSError` with the file as it was."
