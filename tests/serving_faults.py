@@ -711,6 +711,15 @@ def a_model_without_memory(lab: Lab) -> None:
     assert until(lambda: ask(server)[0]["reason"] == "")
 
 
+@fault("F27", "rows for which there is no room together are answered one by one", "turns_are_lost", slow=True)
+def a_turn_without_memory(lab: Lab) -> None:
+    server = lab.moods(doubles=["moods", "no_turns"], alone=True)
+    with mood(server, no_turns=True):
+        replies = list(at_once(server, 8))
+    assert all(status == 200 and same(body["predictions"], [ROW]) for status, _, body in replies)
+    assert server.metric("in_flight") == 0
+
+
 @fault("F27", "batches run without a thread of their own", "threads_must_be_had", slow=True)
 def no_thread_to_be_had(lab: Lab) -> None:
     server = lab.moods(doubles=["moods", "no_new_threads"], alone=True, serve_lane="thread")

@@ -476,6 +476,25 @@ def no_new_threads(batching: Any) -> None:
     batching.Lane.__init__ = init
 
 
+@patch("no_turns", "desk")
+def no_turns(desk: Any) -> None:
+    "There is no room to encode the rows of a turn together while a file says so."
+    real = desk.Counter.encode
+
+    def encode(self: Any, *args: Any) -> Any:
+        if _mood("model.onnx").get("no_turns"):
+            raise MemoryError
+        return real(self, *args)
+
+    desk.Counter.encode = encode
+
+
+@patch("turns_are_lost", "desk")
+def turns_are_lost(desk: Any) -> None:
+    "Nobody looks after the callers of a turn that cannot be encoded."
+    swap(desk.Desk, "_singly", lambda self, tickets: None)
+
+
 @patch("threads_must_be_had", "batching")
 def threads_must_be_had(batching: Any) -> None:
     "A batch that needs a thread is begun before there is one."

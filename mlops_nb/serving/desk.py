@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -27,8 +27,8 @@ from .version import Version
 from .wording import Wording
 
 # %% auto #0
-__all__ = ['Opening', 'Caller', 'Ticket', 'request_of', 'alone', 'opening_of', 'Counter', 'ask_of', 'together', 'Desk', 'pieces',
-           'by_arm']
+__all__ = ['Opening', 'Caller', 'Ticket', 'request_of', 'alone', 'opening_of', 'Counter', 'ask_of', 'together', 'Tasks', 'Desk',
+           'pieces', 'by_arm']
 
 # %% ../../nbs/44ha_serving.desk.ipynb #ticket
 class Opening:
@@ -203,6 +203,20 @@ def _shared(
     "One answer for all."
     return opening_of(response), [response.body] * n
 
+# %% ../../nbs/44ha_serving.desk.ipynb #tasks
+class Tasks:
+    "Work under way; a task that nobody holds may vanish."
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        "Begin with it."
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
 # %% ../../nbs/44ha_serving.desk.ipynb #desk
 class Desk:
     "Collects the single rows of a turn of the loop, and has them answered."
@@ -215,7 +229,7 @@ class Desk:
         self._counter: Counter | None = None
         self._waiting: list[Ticket] = []
         self._rested_s = 0.0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._start = Tasks(self._loop).start
 
     def take(self, ticket: Ticket, client: str) -> None:
         "Let a request in and queue it for this turn, or send it the general way."
@@ -239,10 +253,9 @@ class Desk:
             self._counter = Counter(champion)
         return self._counter
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _singly(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            self._start(alone(self._engine, ticket))
 
     def _turn(self) -> None:
         "End of a turn: sort what came, and begin to answer."
@@ -258,10 +271,12 @@ class Desk:
         "Encode rows, take out those that need a closer look, and answer the others in pieces."
         counter, version = self._counter, self._engine.fleet.versions[arm.version]
         assert counter is not None, "a ticket was read"
-        block, odd = counter.encode(tickets[0].head.route, tickets)
+        try:
+            block, odd = counter.encode(tickets[0].head.route, tickets)
+        except Exception:  # no memory for all of them, say: each has its own answer
+            return self._singly(tickets)
         if odd is not None:
-            for place in np.flatnonzero(odd).tolist():
-                self._start(alone(self._engine, tickets[place]))
+            self._singly(tickets[place] for place in np.flatnonzero(odd).tolist())
             tickets = [tickets[place] for place in np.flatnonzero(~odd).tolist()]
             block = Block(None, len(tickets), matrix=block.matrix[~odd], names=block.names)  # type: ignore[index]
         for a, b in pieces(version, len(tickets), started, started + self._timeout_s):
