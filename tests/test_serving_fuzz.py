@@ -266,6 +266,7 @@ class FakeLane:
     "A thread that works when it is told to."
 
     pending: list[tuple[Any, Any]]
+    late = False  # a batch that was given up is ended now
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop, self.pending, self.stopped = loop, [], False
@@ -280,6 +281,7 @@ class FakeLane:
     def work(self) -> None:
         "Finish a batch."
         task, done = self.pending.pop(0)
+        FakeLane.late = self.stopped
         self._loop.call_soon(done, task())
 
 
@@ -310,7 +312,7 @@ class BatcherMachine(RuleBasedStateMachine):
         "Doubles rows; remembers whom it saw first and how many at once."
         rows = [r for b in blocks for r in b]
         self.sizes.append(len(rows))
-        self.taken += [r for r in rows if r not in self.taken]
+        self.taken += [r for r in rows if r not in self.taken and not FakeLane.late]
         self.clock.now += 0.01 + 0.003 * len(rows)
         if self.poison & set(rows):
             raise ValueError("poison")
@@ -329,7 +331,7 @@ class BatcherMachine(RuleBasedStateMachine):
     )
     def submit(self, n: int, patience_s: float, bad: set[int]) -> None:
         rows = list(range(self.rows, self.rows + n))
-        backlog = self.batcher.backlog_s()
+        backlog, own = self.batcher.backlog_s(), self.batcher.cost.seconds(n)
 
         async def story() -> Any:
             return self.batcher.submit(rows, n, self.clock.now + patience_s)
@@ -341,9 +343,10 @@ class BatcherMachine(RuleBasedStateMachine):
             shed = e
         if shed is not None:
             assert shed.reason == ("closing" if self.closing else "overload")
-            assert shed.reason == "closing" or backlog > 0 or patience_s < 1.2 * self.batcher.cost.seconds(n)
+            assert shed.reason == "closing" or backlog > 0 or patience_s < batching.SLACK * own
             return
         assert backlog <= 0.2, "the queue is bounded in seconds of work"
+        assert backlog == 0 or patience_s >= backlog + own, "nobody is let in who cannot be answered in time"
         self.rows += n
         self.poison |= {rows[i] for i in bad if i < n}
         self.jobs.append((job, rows))
