@@ -7099,6 +7099,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mlops_nb.stats.claims.Claim.holds': ('stats.claims.html#claim.holds', 'mlops_nb/stats/claims.py'),
                                        'mlops_nb.stats.claims.Topic': ('stats.claims.html#topic', 'mlops_nb/stats/claims.py'),
                                        'mlops_nb.stats.claims.claim_table': ('stats.claims.html#claim_table', 'mlops_nb/stats/claims.py'),
+                                       'mlops_nb.stats.claims.load_claims': ('stats.claims.html#load_claims', 'mlops_nb/stats/claims.py'),
                                        'mlops_nb.stats.claims.measure_topic': ( 'stats.claims.html#measure_topic',
                                                                                 'mlops_nb/stats/claims.py'),
                                        'mlops_nb.stats.claims.run_topics': ('stats.claims.html#run_topics', 'mlops_nb/stats/claims.py'),

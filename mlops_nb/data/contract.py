@@ -130,13 +130,8 @@ def no_such(
     folded = {n.casefold().strip(): n for n in listed}
     near = difflib.get_close_matches(name.casefold().strip(), folded, n=1, cutoff=0.6)
     shown = ", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "")
-    fix = (
-        f"did you mean '{folded[near[0]]}'?"
-        if near
-        else f"its columns are {shown}"
-        if listed
-        else "the file has no columns at all"
-    )
+    fix = f"its columns are {shown}" if listed else "the file has no columns at all"
+    fix = f"did you mean '{folded[near[0]]}'?" if near else fix
     return InputError(f"no column '{name}'", where=where, fix=fix)
 
 # %% ../../nbs/10c_data.contract.ipynb #checks

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..core.display import Table
 from ..core.errors import InputError
-from ..core.files import write_json
+from ..core.files import read_json, write_json
 
 # %% auto #0
-__all__ = ['FEWEST_RUNS', 'Claim', 'Topic', 'measure_topic', 'save_claims', 'run_topics', 'claim_table']
+__all__ = ['FEWEST_RUNS', 'Claim', 'Topic', 'measure_topic', 'save_claims', 'load_claims', 'run_topics', 'claim_table']
 
 # %% ../../nbs/19_stats.claims.ipynb #claim
 @dataclass(frozen=True)
@@ -69,6 +69,14 @@ def save_claims(
     "Save a table of claims."
     rows = [{**asdict(c), "error": c.error, "holds": c.holds} for c in claims]
     write_json(out, {"v": 1, "seed": seed, "scale": scale, "claims": rows})
+
+
+def load_claims(
+    file: str | Path,
+) -> tuple[Claim, ...]:
+    "The claims of a saved table."
+    names = [f.name for f in fields(Claim)]
+    return tuple(Claim(**{n: row[n] for n in names}) for row in read_json(file)["claims"])
 
 
 def run_topics(
